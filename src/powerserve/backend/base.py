@@ -1,0 +1,157 @@
+"""What every backend offers: load weights, hold a KV cache, compile the graph for a shape, run a batch.
+
+A new backend is a folder with these four classes and an implementation of each operation in
+`graph/ops.py`. The batch says *logically* what each token may see; how that becomes a mask, and how
+cells are laid out in memory, is the backend's own business.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from powerserve.core.config import ModelConfig
+from powerserve.core.dtypes import DType
+from powerserve.graph import Graph
+
+Int32Array = npt.NDArray[np.int32]
+Int64Array = npt.NDArray[np.int64]
+FloatArray = npt.NDArray[np.float32]
+
+
+class WeightTensor(Protocol):
+    """A tensor as it lies in a model file: `shape` is row-major, `data` its raw bytes (uint8, 1-D)."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    @property
+    def dtype(self) -> DType: ...
+    @property
+    def data(self) -> npt.NDArray[np.uint8]: ...
+
+
+Weights = Mapping[str, WeightTensor]
+
+
+@dataclass(frozen=True, slots=True)
+class BatchSlice:
+    """The tokens of one sequence within a batch, and what they may see.
+
+    Tokens `start … start + len(parents)` of the batch belong to this sequence. Each sees every cell in
+    `context` (int64: the sequence's cached tokens), itself, and its ancestors: `parents[i]` is the index
+    within the slice of token i's parent, or -1 for a token that follows the context. A prompt chunk is
+    the chain -1, 0, 1, …; a token tree has siblings. A parent always comes before its child.
+    """
+
+    start: int
+    context: Int64Array
+    parents: Int32Array
+
+    @property
+    def is_chain(self) -> bool:
+        """Whether every token follows the one before it."""
+        return bool((self.parents == np.arange(-1, len(self.parents) - 1)).all())
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """One step's input: tokens of one or more sequences.
+
+    Attributes:
+        token_ids: int32 [T].
+        positions: int32 [T], logical positions (RoPE).
+        cells: int64 [T], the cache cell each token's K and V are written to.
+        slices: one per sequence, covering the T tokens in order.
+        output_rows: int32 [N], indices of the tokens whose logits are wanted, ascending.
+    """
+
+    token_ids: Int32Array
+    positions: Int32Array
+    cells: Int64Array
+    slices: Sequence[BatchSlice]
+    output_rows: Int32Array
+
+
+@dataclass(frozen=True, slots=True)
+class StepShape:
+    """The sizes a graph is compiled for; a batch may be smaller in each.
+
+    `num_cells`: cells 0 … num_cells - 1 can be seen. It is at most the size of the cache.
+    """
+
+    num_tokens: int
+    num_cells: int
+    num_outputs: int
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What a backend can do; the engine plans within it."""
+
+    kv_dtypes: tuple[DType, ...]
+    max_batch_tokens: int | None = None  # None: no limit
+    max_cells: int | None = None
+    compiles: bool = True  # False: only precompiled shapes (`batch_sizes`)
+    batch_sizes: tuple[int, ...] = ()
+
+
+class Cache(ABC):
+    """K and V of `num_cells` cells in every layer. Layout is private to the backend."""
+
+    num_cells: int
+    size_bytes: int
+
+    @abstractmethod
+    def copy(self, source: Int64Array, target: Int64Array) -> None:
+        """Copy cells source[i] to target[i] in every layer; the two must not overlap."""
+
+    @abstractmethod
+    def save(self, cells: Int64Array) -> bytes:
+        """The content of these cells as bytes, for `restore` into a cache of the same model and type."""
+
+    @abstractmethod
+    def restore(self, cells: Int64Array, content: bytes) -> None:
+        """Write saved content into these cells; raises BackendError if its size does not fit."""
+
+
+class Executable(ABC):
+    """A graph compiled for one shape and one cache."""
+
+    @abstractmethod
+    def run(self, batch: Batch) -> FloatArray:
+        """Compute one step; logits [len(batch.output_rows), vocab], valid until the next run."""
+
+
+class LoadedModel(ABC):
+    """A model's weights inside a backend."""
+
+    config: ModelConfig
+    capabilities: Capabilities
+    weights_bytes: int  # memory held by weights
+
+    @abstractmethod
+    def new_cache(self, num_cells: int, dtype: DType) -> Cache:
+        """A cache of `num_cells` cells; raises MemoryLimitError if it cannot be had."""
+
+    @abstractmethod
+    def compile(self, shape: StepShape, cache: Cache) -> Executable:
+        """Prepare the model's graph for steps of this shape over this cache."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Release everything; the model and what came from it cannot be used afterwards."""
+
+
+class Backend(ABC):
+    """A way to execute graphs on some device."""
+
+    name: str
+
+    @abstractmethod
+    def load(self, config: ModelConfig, graph: Graph, weights: Weights) -> LoadedModel:
+        """Take the graph's weights in; raises BackendError or UnsupportedModelError."""

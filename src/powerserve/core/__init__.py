@@ -1,0 +1,1 @@
+"""The bottom layer: errors, element types, model configuration. Imports nothing of PowerServe."""

@@ -1,0 +1,123 @@
+"""A model's computation as pure data: values, and the operations that connect them in order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from powerserve.core.config import RopeConfig
+from powerserve.graph.ops import (
+    OUTPUTS,
+    TOKENS,
+    Add,
+    Attention,
+    Embedding,
+    Linear,
+    Operation,
+    RMSNorm,
+    Rope,
+    SelectRows,
+    Shape,
+    SplitHeads,
+    SwiGLU,
+    Weight,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """One tensor of the computation; `index` is unique within its graph."""
+
+    index: int
+    shape: Shape
+    name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """One operation with the values it reads and the value it makes."""
+
+    operation: Operation
+    inputs: tuple[Value, ...]
+    output: Value
+
+
+@dataclass(slots=True)
+class Graph:
+    """Nodes in execution order, from the batch's inputs to the logits.
+
+    Built by calling its methods, which append a node, check shapes and return the new value. The four
+    inputs are given by every batch: token ids, positions and output rows; cells and visibility belong
+    to Attention and are known to the backend.
+    """
+
+    nodes: list[Node] = field(default_factory=list)
+    logits: Value | None = None
+    _num_values: int = 0
+    token_ids: Value = field(init=False)
+    positions: Value = field(init=False)
+    output_rows: Value = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.token_ids = self._value((TOKENS,), "token_ids")
+        self.positions = self._value((TOKENS,), "positions")
+        self.output_rows = self._value((OUTPUTS,), "output_rows")
+
+    # One method per operation; the operation's docstring says what it computes.
+
+    def embedding(self, ids: Value, table: Weight) -> Value:
+        return self._append(Embedding(table), ids)
+
+    def linear(self, x: Value, weight: Weight, bias: Weight | None = None, name: str = "") -> Value:
+        return self._append(Linear(weight, bias), x, name=name)
+
+    def rms_norm(self, x: Value, weight: Weight, eps: float) -> Value:
+        return self._append(RMSNorm(weight, eps), x)
+
+    def split_heads(self, x: Value, num_heads: int) -> Value:
+        return self._append(SplitHeads(num_heads), x)
+
+    def rope(self, x: Value, rope: RopeConfig, factors: Weight | None = None) -> Value:
+        return self._append(Rope(rope, factors), x, self.positions)
+
+    def attention(self, q: Value, k: Value, v: Value, layer: int, scale: float) -> Value:
+        return self._append(Attention(layer, scale), q, k, v)
+
+    def add(self, a: Value, b: Value) -> Value:
+        return self._append(Add(), a, b)
+
+    def swiglu(self, gate: Value, up: Value) -> Value:
+        return self._append(SwiGLU(), gate, up)
+
+    def select_outputs(self, x: Value) -> Value:
+        """Keep only the rows whose logits are wanted."""
+        return self._append(SelectRows(), x, self.output_rows)
+
+    def weights(self) -> dict[str, Weight]:
+        """Every weight the graph reads, by name, in order of first use."""
+        return {weight.name: weight for weight in self._all_weights()}
+
+    def _all_weights(self) -> Iterator[Weight]:
+        for node in self.nodes:
+            match node.operation:
+                case Embedding(table):
+                    yield table
+                case RMSNorm(weight, _):
+                    yield weight
+                case Linear(weight, bias):
+                    yield weight
+                    if bias is not None:
+                        yield bias
+                case Rope(_, factors) if factors is not None:
+                    yield factors
+
+    def _append(self, operation: Operation, *inputs: Value, name: str = "") -> Value:
+        shape = operation.infer(*(value.shape for value in inputs))
+        output = self._value(shape, name)
+        self.nodes.append(Node(operation, inputs, output))
+        return output
+
+    def _value(self, shape: Shape, name: str) -> Value:
+        value = Value(self._num_values, shape, name)
+        self._num_values += 1
+        return value

@@ -1,0 +1,1 @@
+"""Files on disk: GGUF models, workspaces, the model store and downloads."""

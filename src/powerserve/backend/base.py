@@ -1,4 +1,4 @@
-"""What every backend offers: load weights, hold a KV cache, compile the graph for a shape, run a batch.
+"""What every backend offers: load weights, hold a KV cache, compile a graph for a shape, run it.
 
 A new backend is a folder with these four classes and an implementation of each operation in
 `graph/ops.py`. The batch says *logically* what each token may see; how that becomes a mask, and how
@@ -25,7 +25,7 @@ FloatArray = npt.NDArray[np.float32]
 
 
 class WeightTensor(Protocol):
-    """A tensor as it lies in a model file: `shape` is row-major, `data` its raw bytes (uint8, 1-D)."""
+    """A tensor as it lies in a model file: row-major `shape`, raw bytes `data` (uint8, 1-D)."""
 
     @property
     def shape(self) -> tuple[int, ...]: ...
@@ -42,10 +42,10 @@ Weights = Mapping[str, WeightTensor]
 class BatchSlice:
     """The tokens of one sequence within a batch, and what they may see.
 
-    Tokens `start … start + len(parents)` of the batch belong to this sequence. Each sees every cell in
-    `context` (int64: the sequence's cached tokens), itself, and its ancestors: `parents[i]` is the index
-    within the slice of token i's parent, or -1 for a token that follows the context. A prompt chunk is
-    the chain -1, 0, 1, …; a token tree has siblings. A parent always comes before its child.
+    Tokens `start … start + len(parents)` of the batch belong to this sequence. Each sees every cell
+    in `context` (int64: the sequence's cached tokens), itself, and its ancestors: `parents[i]` is
+    the index within the slice of token i's parent, or -1 for a token that follows the context. A
+    prompt chunk is the chain -1, 0, 1, …; a token tree has siblings. A parent precedes its child.
     """
 
     start: int
@@ -112,7 +112,7 @@ class Cache(ABC):
 
     @abstractmethod
     def save(self, cells: Int64Array) -> bytes:
-        """The content of these cells as bytes, for `restore` into a cache of the same model and type."""
+        """The content of these cells as bytes, for `restore` into a like cache."""
 
     @abstractmethod
     def restore(self, cells: Int64Array, content: bytes) -> None:

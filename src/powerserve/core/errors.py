@@ -1,7 +1,7 @@
 """The errors a user can cause or meet.
 
-Every error carries one sentence that says what is wrong and, where possible, what to do about it. The
-command line prints that sentence and exits with `exit_code`; a traceback means a bug in PowerServe.
+Every error carries one sentence that says what is wrong and, where possible, what to do about it.
+The command line prints that sentence and exits with `exit_code`; a traceback means a bug.
 """
 
 

@@ -1,4 +1,4 @@
-"""The computation of a model as pure data: see `ops` for the operations, `graph` for how they connect."""
+"""The computation of a model as pure data: `ops` are the operations, `graph` connects them."""
 
 from powerserve.graph.graph import Graph, Node, Value
 from powerserve.graph.ops import ShapeError, Weight

@@ -46,9 +46,9 @@ class Node:
 class Graph:
     """Nodes in execution order, from the batch's inputs to the logits.
 
-    Built by calling its methods, which append a node, check shapes and return the new value. The four
-    inputs are given by every batch: token ids, positions and output rows; cells and visibility belong
-    to Attention and are known to the backend.
+    Built by calling its methods, which append a node, check shapes and return the new value. Every
+    batch gives the three inputs: token ids, positions and output rows. Cells and visibility belong
+    to Attention, and only the backend needs them.
     """
 
     nodes: list[Node] = field(default_factory=list)

@@ -1,8 +1,8 @@
 """The dozen operations a model is made of, each with its own shape inference.
 
 An operation is data: what it computes, never how. Shapes are written row-major; a dimension is an
-integer or one of the two symbols `TOKENS` (tokens in the step) and `OUTPUTS` (tokens whose logits are
-wanted). All activations are float32; weights keep the type of their file.
+integer or one of the two symbols `TOKENS` (tokens in the step) and `OUTPUTS` (tokens whose logits
+are wanted). All activations are float32; weights keep the type of their file.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ OUTPUTS: Final = "outputs"
 
 
 class ShapeError(ValueError):
-    """An operation was given inputs it cannot take: a bug in a model, or a file with wrong sizes."""
+    """An operation was given inputs it cannot take: a bug, or a file with wrong sizes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Weight:
-    """A named tensor of the model file. `shape` is row-major: a matrix is [out_features, in_features]."""
+    """A named tensor of the model file; row-major: a matrix is [out_features, in_features]."""
 
     name: str
     shape: tuple[int, ...]
@@ -70,7 +70,7 @@ class Linear(Operation):
 
 @dataclass(frozen=True, slots=True)
 class RMSNorm(Operation):
-    """x [..., D] -> x / sqrt(mean(x²) + eps) · weight, over the last dimension (Zhang & Sennrich 2019)."""
+    """x [..., D] -> x / sqrt(mean(x²) + eps) · weight, over D (Zhang & Sennrich 2019)."""
 
     weight: Weight
     eps: float
@@ -97,7 +97,10 @@ class SplitHeads(Operation):
 
 @dataclass(frozen=True, slots=True)
 class Rope(Operation):
-    """x [T, heads, d], positions [T] -> x rotated by its position; `factors` [dim / 2] divide the frequencies."""
+    """x [T, heads, d], positions [T] -> x rotated by its position (Su et al. 2021).
+
+    `factors` [dim / 2] divide the frequencies, as Llama 3.1 needs.
+    """
 
     rope: RopeConfig
     factors: Weight | None = None
@@ -160,7 +163,7 @@ class SwiGLU(Operation):
 
 @dataclass(frozen=True, slots=True)
 class SelectRows(Operation):
-    """x [T, D], rows [N] -> x[rows]: [N, D]. Placed before the last layers' work that only outputs need."""
+    """x [T, D], rows [N] -> x[rows]: [N, D]; placed before the work that only outputs need."""
 
     def infer(self, *inputs: Shape) -> Shape:
         x, rows = _ranks(self, inputs, 2, 1)

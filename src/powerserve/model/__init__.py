@@ -1,1 +1,1 @@
-"""Architectures: one file each, a function from ModelConfig to Graph; `registry` finds them by name."""
+"""Architectures: one file each, a function from ModelConfig to Graph; see `registry`."""

@@ -12,4 +12,4 @@ from powerserve.model.decoder import build_decoder
 
 def build_qwen2(config: ModelConfig) -> Graph:
     """The graph of a Qwen2 model."""
-    return build_decoder(config, partial(self_attention, qkv_bias=config.has_qkv_bias))
+    return build_decoder(config, partial(self_attention, qkv_bias=True))

@@ -12,4 +12,4 @@ from powerserve.model.decoder import build_decoder
 
 def build_qwen3(config: ModelConfig) -> Graph:
     """The graph of a Qwen3 model."""
-    return build_decoder(config, partial(self_attention, qk_norm=config.has_qk_norm))
+    return build_decoder(config, partial(self_attention, qk_norm=True))

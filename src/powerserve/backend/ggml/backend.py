@@ -1,0 +1,101 @@
+"""The CPU backend: ggml's kernels behind the backend interface."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from powerserve.backend.base import (
+    Backend,
+    Cache,
+    Capabilities,
+    LoadedModel,
+    StepShape,
+    Weights,
+)
+from powerserve.backend.ggml.cache import GgmlCache
+from powerserve.backend.ggml.cpu import check_cpu
+from powerserve.backend.ggml.executable import ComputeBuffer, GgmlExecutable
+from powerserve.backend.ggml.library import GgmlLibrary
+from powerserve.backend.ggml.locate import library_folder
+from powerserve.backend.ggml.threads import DEFAULT_POLL, ThreadPool
+from powerserve.backend.ggml.weights import WeightStore
+from powerserve.core import dtypes
+from powerserve.core.config import ModelConfig
+from powerserve.core.dtypes import DType
+from powerserve.core.machine import default_threads
+from powerserve.graph import Graph
+
+
+@dataclass(frozen=True, slots=True)
+class GgmlOptions:
+    """How the CPU backend runs; the defaults suit a machine that also does other things."""
+
+    num_threads: int = 0  # 0: as many as this process may use
+    poll: int = DEFAULT_POLL
+    use_mmap: bool = False  # weights that need no repacking stay in the file's pages
+
+
+class GgmlBackend(Backend):
+    """ggml from `folder` (default: the best library on this machine), with its own threads.
+
+    Raises:
+        BackendError: the library is missing, incompatible or built for a newer CPU.
+    """
+
+    name = "ggml"
+
+    def __init__(self, options: GgmlOptions | None = None, folder: Path | None = None) -> None:
+        self.options = options or GgmlOptions()
+        self.library = GgmlLibrary(folder or library_folder())
+        check_cpu(self.library)
+        self.threads = ThreadPool(
+            self.library, self.options.num_threads or default_threads(), self.options.poll
+        )
+        self.handle: int = self.library.backend_cpu_init()
+        self.library.backend_cpu_set_n_threads(self.handle, self.threads.num_threads)
+        self.library.backend_cpu_set_threadpool(self.handle, self.threads.handle)
+
+    def load(self, config: ModelConfig, graph: Graph, weights: Weights) -> GgmlModel:
+        return GgmlModel(self, config, graph, weights)
+
+    def close(self) -> None:
+        """End the threads; models must be closed before."""
+        self.library.backend_free(self.handle)
+        self.threads.close()
+
+
+class GgmlModel(LoadedModel):
+    """A model's weights in ggml's memory."""
+
+    capabilities = Capabilities(kv_dtypes=(dtypes.F16, dtypes.Q8_0, dtypes.F32))
+
+    def __init__(
+        self, backend: GgmlBackend, config: ModelConfig, graph: Graph, weights: Weights
+    ) -> None:
+        self.config = config
+        self.graph = graph
+        self.library = backend.library
+        self.backend_handle = backend.handle
+        self.weights = WeightStore(
+            backend.library,
+            backend.library.backend_get_device(backend.handle),
+            graph,
+            weights,
+            use_mmap=backend.options.use_mmap,
+        )
+        self.weights_bytes = self.weights.size_bytes
+        self.compute_buffer = ComputeBuffer(
+            backend.library, backend.library.backend_cpu_buffer_type()
+        )
+
+    def new_cache(self, num_cells: int, dtype: DType) -> GgmlCache:
+        return GgmlCache(self.library, self.config, num_cells, dtype)
+
+    def compile(self, shape: StepShape, cache: Cache) -> GgmlExecutable:
+        assert isinstance(cache, GgmlCache)
+        return GgmlExecutable(self, cache, shape)
+
+    def close(self) -> None:
+        self.compute_buffer.close()
+        self.weights.close()

@@ -1,0 +1,121 @@
+"""A graph compiled for one shape: write the inputs, compute, read the logits."""
+
+from __future__ import annotations
+
+import ctypes
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from powerserve.backend.base import Batch, Executable, FloatArray, StepShape
+from powerserve.backend.ggml.cache import GgmlCache
+from powerserve.backend.ggml.library import STATUS_SUCCESS, GgmlLibrary, Tensor
+from powerserve.backend.ggml.lowering import lower
+from powerserve.backend.ggml.mask import write_mask
+from powerserve.core.errors import BackendError, MemoryLimitError
+
+if TYPE_CHECKING:
+    from powerserve.backend.ggml.backend import GgmlModel
+
+
+class ComputeBuffer:
+    """The scratch memory that all graphs of a model share; only one of them runs at a time.
+
+    `generation` changes when the buffer had to grow: graphs made before must be made again.
+    """
+
+    def __init__(self, library: GgmlLibrary, buffer_type: int) -> None:
+        self._library = library
+        self._allocator: int = library.gallocr_new(buffer_type)
+        self.generation = 0
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes held."""
+        size: int = self._library.gallocr_get_buffer_size(self._allocator, 0)
+        return size
+
+    def place(self, graph: int) -> None:
+        """Give every tensor of a new ggml graph its address."""
+        before = self.size_bytes
+        if not self._library.gallocr_alloc_graph(self._allocator, graph):
+            raise MemoryLimitError(
+                "there is not enough memory for the compute buffer; "
+                "choose a smaller batch (-b) or context (-c)"
+            )
+        if self.size_bytes != before:
+            self.generation += 1
+
+    def close(self) -> None:
+        """Free the memory."""
+        self._library.gallocr_free(self._allocator)
+
+
+class GgmlExecutable(Executable):
+    """One compiled shape. Smaller batches are padded by repeating their last token.
+
+    A repeated token computes the same K and V and writes them to the same cell, so padding changes
+    nothing and needs no cell of its own.
+    """
+
+    def __init__(self, model: GgmlModel, cache: GgmlCache, shape: StepShape) -> None:
+        self._model = model
+        self._library = model.library
+        self._cache = cache
+        self.shape = shape
+        self._context = 0
+        self._build()
+
+    def run(self, batch: Batch) -> FloatArray:
+        if self._generation != self._model.compute_buffer.generation:
+            self._build()
+        self._write(batch)
+        status = self._library.backend_graph_compute(self._model.backend_handle, self._graph)
+        if status != STATUS_SUCCESS:
+            raise BackendError(f"ggml could not compute a step (status {status})")
+        return self._logits[: len(batch.output_rows)]
+
+    def close(self) -> None:
+        """Free the graph."""
+        if self._context:
+            self._library.free(self._context)
+            self._context = 0
+
+    def _build(self) -> None:
+        self.close()
+        model = self._model
+        lowered = lower(
+            self._library, model.config, model.graph, model.weights, self._cache, self.shape
+        )
+        self._context = lowered.context
+        self._graph = lowered.graph
+        model.compute_buffer.place(lowered.graph)
+        self._generation = model.compute_buffer.generation
+        self._token_ids = self._view(lowered.token_ids, np.int32)
+        self._positions = self._view(lowered.positions, np.int32)
+        self._cells = self._view(lowered.cells, np.int64)
+        self._mask = self._view(lowered.mask, np.uint16)
+        self._mask.shape = (self.shape.num_tokens, self.shape.num_cells)
+        self._output_rows = self._view(lowered.output_rows, np.int32)
+        self._logits = self._view(lowered.logits, np.float32)
+        self._logits.shape = (self.shape.num_outputs, model.config.vocab_size)
+
+    def _write(self, batch: Batch) -> None:
+        for target, source in (
+            (self._token_ids, batch.token_ids),
+            (self._positions, batch.positions),
+            (self._cells, batch.cells),
+            (self._output_rows, batch.output_rows),
+        ):
+            length = len(source)
+            target[:length] = source
+            target[length:] = source[length - 1]
+        write_mask(self._mask, batch)
+
+    def _view(self, address: int, dtype: Any) -> npt.NDArray[Any]:
+        """A tensor's memory as a flat array."""
+        data = Tensor.from_address(address).data
+        size = self._library.nbytes(address)
+        assert data, "every input of a model's graph is used, so ggml gave it memory"
+        return np.frombuffer((ctypes.c_char * size).from_address(data), dtype)

@@ -1,0 +1,209 @@
+"""Our graph, one operation at a time, as ggml operations for one step shape.
+
+ggml shapes read backwards: our [tokens, features] is ggml's [features, tokens].
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from powerserve.backend.base import StepShape
+from powerserve.backend.ggml.cache import GgmlCache
+from powerserve.backend.ggml.library import (
+    ROPE_HALF_SPLIT,
+    ROPE_INTERLEAVED,
+    GgmlLibrary,
+    Tensor,
+)
+from powerserve.backend.ggml.weights import WeightStore
+from powerserve.core import dtypes
+from powerserve.core.config import ModelConfig, RopeScaling, RopeStyle
+from powerserve.graph import Graph, Node, Value
+from powerserve.graph.ops import (
+    Add,
+    Attention,
+    Embedding,
+    Linear,
+    RMSNorm,
+    Rope,
+    SelectRows,
+    SplitHeads,
+    SwiGLU,
+)
+
+GGML_NODES_PER_OPERATION = 10  # upper bound; attention needs the most
+
+
+@dataclass(frozen=True, slots=True)
+class LoweredGraph:
+    """A ggml graph and the tensors that a step writes to and reads from (addresses)."""
+
+    context: int
+    graph: int
+    token_ids: int  # I32 [tokens]
+    positions: int  # I32 [tokens]
+    cells: int  # I64 [tokens]
+    mask: int  # F16 [cells, tokens]: 0 where a token sees a cell, -inf elsewhere
+    output_rows: int  # I32 [outputs]
+    logits: int  # F32 [vocab, outputs]
+
+
+def lower(
+    library: GgmlLibrary,
+    config: ModelConfig,
+    graph: Graph,
+    weights: WeightStore,
+    cache: GgmlCache,
+    shape: StepShape,
+) -> LoweredGraph:
+    """Build the ggml graph of `graph` for steps of `shape` over `cache`; nothing is allocated."""
+    return _Lowering(library, config, graph, weights, cache, shape).build(graph)
+
+
+class _Lowering:
+    def __init__(
+        self,
+        library: GgmlLibrary,
+        config: ModelConfig,
+        graph: Graph,
+        weights: WeightStore,
+        cache: GgmlCache,
+        shape: StepShape,
+    ) -> None:
+        size = GGML_NODES_PER_OPERATION * len(graph.nodes)
+        self._library = library
+        self._config = config
+        self._weights = weights
+        self._cache = cache
+        self._shape = shape
+        self._context = library.new_context(size, num_graph_nodes=size)
+        self._graph = library.new_graph_custom(self._context, size, False)
+        self._token_ids = self._input("token_ids", dtypes.I32, shape.num_tokens)
+        self._positions = self._input("positions", dtypes.I32, shape.num_tokens)
+        self._cells = self._input("cells", dtypes.I64, shape.num_tokens)
+        self._mask = self._input("mask", dtypes.F16, shape.num_cells, shape.num_tokens)
+        self._output_rows = self._input("output_rows", dtypes.I32, shape.num_outputs)
+        self._tensors: dict[Value, int] = {
+            graph.token_ids: self._token_ids,
+            graph.positions: self._positions,
+            graph.output_rows: self._output_rows,
+        }
+
+    def build(self, graph: Graph) -> LoweredGraph:
+        assert graph.logits is not None
+        for node in graph.nodes:
+            tensor = self._lower(node)
+            # Appending each result at once keeps our order, which is the model's.
+            self._library.build_forward_expand(self._graph, tensor)
+            self._tensors[node.output] = tensor
+        logits = self._tensors[graph.logits]
+        self._library.set_output(logits)
+        return LoweredGraph(
+            self._context,
+            self._graph,
+            self._token_ids,
+            self._positions,
+            self._cells,
+            self._mask,
+            self._output_rows,
+            logits,
+        )
+
+    def _lower(self, node: Node) -> int:
+        library, context, weights = self._library, self._context, self._weights
+        inputs = [self._tensors[value] for value in node.inputs]
+        tensor: int
+        match node.operation:
+            case Embedding(table):
+                tensor = library.get_rows(context, weights.plain(table), inputs[0])
+            case Linear(weight, bias):
+                tensor = library.mul_mat(context, weights.matrix(weight), inputs[0])
+                if bias is not None:
+                    tensor = library.add(context, tensor, weights.plain(bias))
+            case RMSNorm(weight, eps):
+                normed = library.rms_norm(context, inputs[0], eps)
+                tensor = library.mul(context, normed, weights.plain(weight))
+            case SplitHeads(num_heads):
+                features, tokens = Tensor.from_address(inputs[0]).ne[:2]
+                tensor = library.reshape_3d(
+                    context, inputs[0], features // num_heads, num_heads, tokens
+                )
+            case Rope() as rope:
+                tensor = self._rope(rope, *inputs)
+            case Attention() as attention:
+                tensor = self._attention(attention, *inputs)
+            case Add():
+                tensor = library.add(context, *inputs)
+            case SwiGLU():
+                tensor = library.swiglu_split(context, *inputs)
+            case SelectRows():
+                tensor = library.get_rows(context, *inputs)
+            case unknown:
+                raise TypeError(f"no ggml lowering for {type(unknown).__name__}")
+        return tensor
+
+    def _rope(self, operation: Rope, x: int, positions: int) -> int:
+        rope = operation.rope
+        factors = None if operation.factors is None else self._weights.plain(operation.factors)
+        mode = ROPE_HALF_SPLIT if rope.style is RopeStyle.HALF_SPLIT else ROPE_INTERLEAVED
+        extrapolation = 1.0 if rope.scaling is RopeScaling.YARN else 0.0
+        tensor: int = self._library.rope_ext(
+            self._context,
+            x,
+            positions,
+            factors,
+            rope.dim,
+            mode,
+            rope.original_context,
+            rope.freq_base,
+            rope.freq_scale,
+            extrapolation,
+            rope.attn_factor,
+            rope.beta_fast,
+            rope.beta_slow,
+        )
+        return tensor
+
+    def _attention(self, operation: Attention, q: int, k: int, v: int) -> int:
+        library, context = self._library, self._context
+        config, num_tokens = self._config, self._shape.num_tokens
+        keys, values = self._cache.keys[operation.layer], self._cache.values[operation.layer]
+        for target, rows in ((keys, k), (values, v)):
+            flat = library.reshape_2d(context, rows, config.kv_dim, num_tokens)
+            stored = library.set_rows(context, target, flat, self._cells)
+            library.build_forward_expand(self._graph, stored)
+        attended = library.flash_attn_ext(
+            context,
+            library.permute(context, q, 0, 2, 1, 3),  # [head_dim, tokens, heads]
+            self._visible(keys),
+            self._visible(values),
+            self._mask,
+            operation.scale,
+            0.0,  # ALiBi slope: unused
+            0.0,  # logit soft cap: unused
+        )
+        width = config.num_heads * config.head_dim
+        tensor: int = library.reshape_2d(context, attended, width, num_tokens)
+        return tensor
+
+    def _visible(self, stored: int) -> int:
+        """Cells 0 … num_cells of a layer's keys or values, as [head_dim, cells, kv_heads]."""
+        config, dtype = self._config, self._cache.dtype
+        tensor: int = self._library.view_3d(
+            self._context,
+            stored,
+            config.head_dim,
+            self._shape.num_cells,
+            config.num_kv_heads,
+            self._cache.row_bytes,
+            dtype.size_bytes(config.head_dim),
+            0,
+        )
+        return tensor
+
+    def _input(self, name: str, dtype: dtypes.DType, *dimensions: int) -> int:
+        create = getattr(self._library, f"new_tensor_{len(dimensions)}d")
+        tensor: int = create(self._context, dtype.ggml_id, *dimensions)
+        self._library.set_name(tensor, name.encode())
+        self._library.set_input(tensor)
+        return tensor

@@ -1,0 +1,35 @@
+"""ggml's worker threads, kept alive between steps."""
+
+from __future__ import annotations
+
+import ctypes
+
+from powerserve.backend.ggml.library import MAX_THREADS, GgmlLibrary, ThreadpoolParams
+from powerserve.core.errors import BackendError, UsageError
+
+DEFAULT_POLL = 50
+"""How long an idle worker spins before it sleeps (0: at once, 100: longest). Decoding leaves gaps of
+some 50 µs between steps, in which waking a sleeping worker would cost as much again."""
+
+
+class ThreadPool:
+    """`num_threads` threads, the caller's among them."""
+
+    def __init__(self, library: GgmlLibrary, num_threads: int, poll: int = DEFAULT_POLL) -> None:
+        if not 1 <= num_threads <= MAX_THREADS:
+            raise UsageError(f"the number of threads must be 1 to {MAX_THREADS}, not {num_threads}")
+        if not 0 <= poll <= 100:
+            raise UsageError(f"the poll level must be 0 to 100, not {poll}")
+        self._library = library
+        self.num_threads = num_threads
+        params = ThreadpoolParams()
+        library.threadpool_params_init(ctypes.byref(params), num_threads)
+        params.poll = poll
+        handle: int | None = library.threadpool_new(ctypes.byref(params))
+        if not handle:
+            raise BackendError(f"ggml could not start {num_threads} threads")
+        self.handle = handle
+
+    def close(self) -> None:
+        """End the threads."""
+        self._library.threadpool_free(self.handle)

@@ -92,7 +92,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def _replace_folder(path: Path, replacement: Path) -> None:
-    if not path.exists():
+    if not os.path.lexists(path):
         replacement.rename(path)
         return
     earlier = partial_path(path)
@@ -102,4 +102,7 @@ def _replace_folder(path: Path, replacement: Path) -> None:
     except BaseException:
         earlier.rename(path)
         raise
-    shutil.rmtree(earlier, ignore_errors=True)
+    if earlier.is_dir() and not earlier.is_symlink():
+        shutil.rmtree(earlier, ignore_errors=True)
+    else:
+        earlier.unlink()

@@ -8,6 +8,7 @@ process left behind.
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -77,7 +78,7 @@ def partial_path(path: Path) -> Path:
 
 def is_partial(path: Path) -> bool:
     """Whether `path` has the name of an unfinished file or folder."""
-    return path.name.startswith(".") and path.name.endswith(PARTIAL_SUFFIX)
+    return re.fullmatch(r"\..+\.[0-9a-f]{8}\.partial", path.name, re.DOTALL) is not None
 
 
 def sync_folder(folder: Path) -> None:

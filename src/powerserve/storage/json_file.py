@@ -23,13 +23,13 @@ def read_json(path: Path, kind: type[T]) -> T:
     try:
         return msgspec.json.decode(path.read_bytes(), type=kind)
     except FileNotFoundError:
-        raise ConfigError(f"There is no file {path}.") from None
+        raise ConfigError(f"there is no file {path}") from None
     except OSError as error:
-        raise ConfigError(f"{path} cannot be read: {error.strerror}.") from None
+        raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
     except msgspec.ValidationError as error:
         raise ConfigError(_wrong_value(path, str(error))) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not valid JSON: {error}.") from None
+        raise ConfigError(f"{path} is not valid JSON: {error}") from None
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -42,4 +42,4 @@ def _wrong_value(path: Path, message: str) -> str:
     problem, _, place = message.partition(" - at ")
     key = place.strip("`").removeprefix("$").removeprefix(".")
     where = f"the key `{key}`" if key else "the file as a whole"
-    return f"{path}: {where} is wrong: {problem[:1].lower()}{problem[1:]}."
+    return f"{path}: {where} is wrong: {problem[:1].lower()}{problem[1:]}"

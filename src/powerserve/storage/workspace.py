@@ -8,6 +8,7 @@ workspace.json names the main model's folder, the draft model's (or "") and the 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from os.path import isfile
 from pathlib import Path, PurePath, PurePosixPath, PureWindowsPath
 
 from powerserve.core.errors import ConfigError
@@ -44,11 +45,11 @@ class Workspace:
         """Read `file`, by default the folder's workspace.json. Raises ConfigError."""
         file = file or folder / WORKSPACE_FILE
         if not folder.is_dir():
-            raise ConfigError(f"There is no workspace folder {folder}.")
+            raise ConfigError(f"there is no workspace folder {folder}")
         if not file.is_file():
             raise ConfigError(
                 f"{folder} is not a workspace, for there is no file {file}: "
-                f"make one with `powerserve create -m MODEL_FOLDER -o {folder}`."
+                f"make one with `powerserve create -m MODEL_FOLDER -o {folder}`"
             )
         return cls(folder, file, read_json(file, WorkspaceFile))
 
@@ -56,7 +57,7 @@ class Workspace:
     def main_model(self) -> Path:
         """The main model's folder. Raises ConfigError where none is named."""
         if not self.settings.model_main:
-            raise ConfigError(f"{self.file}: the key `model_main` names no model folder.")
+            raise ConfigError(f"{self.file}: the key `model_main` names no model folder")
         return self._inside("model_main", self.settings.model_main)
 
     @property
@@ -75,14 +76,14 @@ class Workspace:
         if escapes_folder(name):
             raise ConfigError(
                 f"{self.file}: the key `{key}` must name something inside {self.folder}, "
-                f"but `{name}` leads elsewhere."
+                f"but `{name}` leads elsewhere"
             )
         return self.folder / name
 
 
 def is_workspace(folder: Path) -> bool:
     """Whether the folder holds a workspace.json."""
-    return (folder / WORKSPACE_FILE).is_file()
+    return isfile(folder / WORKSPACE_FILE)
 
 
 def write_workspace(folder: Path, main: str, draft: str = "") -> None:

@@ -34,10 +34,12 @@ def build_graph(config: ModelConfig) -> Graph:
     builder = _BUILDERS.get(config.architecture)
     if builder is None:
         raise UnsupportedModelError(
-            f"The model architecture “{config.architecture}” is not supported; "
-            f"known are {', '.join(architectures())}."
+            f"architecture {config.architecture!r} is not supported; "
+            f"known are {', '.join(architectures())}"
         )
     try:
         return builder(config)
     except ShapeError as error:
-        raise ModelFileError(f"The sizes in the model file do not fit together: {error}.") from None
+        raise ModelFileError(
+            f"the sizes in the model file contradict each other: {error}"
+        ) from None

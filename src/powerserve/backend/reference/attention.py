@@ -1,0 +1,71 @@
+"""Attention over exactly the cells that a batch makes visible."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from powerserve.backend.base import Batch, BatchSlice, FloatArray, Int32Array
+from powerserve.backend.reference.cache import ReferenceCache
+
+
+def attend(
+    q: FloatArray,
+    k: FloatArray,
+    v: FloatArray,
+    *,
+    layer: int,
+    scale: float,
+    batch: Batch,
+    cache: ReferenceCache,
+) -> FloatArray:
+    """Store k and v [T, kv_heads, d] in the batch's cells; attend with q [T, heads, d].
+
+    Returns [T, heads · d].
+    """
+    cache.store(layer, batch.cells, k, v)
+    mixed = [_attend_slice(q, part, layer, scale, batch, cache) for part in batch.slices]
+    return np.concatenate(mixed).reshape(len(q), -1)
+
+
+def _attend_slice(
+    q: FloatArray, part: BatchSlice, layer: int, scale: float, batch: Batch, cache: ReferenceCache
+) -> FloatArray:
+    """One sequence's tokens attend to its context and to each other: [n, heads, d]."""
+    rows = slice(part.start, part.start + len(part.parents))
+    keys, values = cache.load(layer, np.concatenate([part.context, batch.cells[rows]]))
+    sees_context = np.ones((len(part.parents), len(part.context)), bool)
+    visible = np.concatenate([sees_context, ancestors(part.parents)], axis=1)  # [n, cells]
+    return masked_attention(q[rows], keys, values, visible, scale)
+
+
+def ancestors(parents: Int32Array) -> npt.NDArray[np.bool_]:
+    """[n, n]: whether row's token may see column's, that is, descends from it or is it."""
+    visible = np.eye(len(parents), dtype=bool)
+    for token, parent in enumerate(parents):
+        if parent >= 0:
+            visible[token] |= visible[parent]
+    return visible
+
+
+def masked_attention(
+    q: FloatArray,
+    keys: FloatArray,
+    values: FloatArray,
+    visible: npt.NDArray[np.bool_],
+    scale: float,
+) -> FloatArray:
+    """softmax(q · kᵀ · scale) · v over the visible cells (Vaswani et al. 2017): [n, heads, d].
+
+    q [n, heads, d]; keys, values [m, kv_heads, d]; visible [n, m]. Consecutive query heads share a
+    key head (grouped-query attention, Ainslie et al. 2023).
+    """
+    heads_per_key_head = q.shape[1] // keys.shape[1]
+    keys = np.repeat(keys, heads_per_key_head, axis=1)  # [m, heads, d]
+    values = np.repeat(values, heads_per_key_head, axis=1)
+    scores = q.transpose(1, 0, 2) @ keys.transpose(1, 2, 0) * np.float32(scale)  # [heads, n, m]
+    scores = np.where(visible, scores, -np.inf)
+    weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    weights /= weights.sum(axis=-1, keepdims=True)
+    mixed: FloatArray = weights @ values.transpose(1, 0, 2)  # [heads, n, d]
+    return mixed.transpose(1, 0, 2)

@@ -118,6 +118,9 @@ class Cache(ABC):
     def restore(self, cells: Int64Array, content: bytes) -> None:
         """Write saved content into these cells; raises BackendError if its size does not fit."""
 
+    def close(self) -> None:  # noqa: B027
+        """Release the memory; no executable over this cache may run afterwards."""
+
 
 class Executable(ABC):
     """A graph compiled for one shape and one cache."""
@@ -125,6 +128,9 @@ class Executable(ABC):
     @abstractmethod
     def run(self, batch: Batch) -> FloatArray:
         """Compute one step; logits [len(batch.output_rows), vocab], valid until the next run."""
+
+    def close(self) -> None:  # noqa: B027 - releasing nothing is a fine default
+        """Release what the compiled graph holds."""
 
 
 class LoadedModel(ABC):

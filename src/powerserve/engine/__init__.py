@@ -1,0 +1,1 @@
+"""The engine: many sequences over one KV cache, step by step."""

@@ -1,0 +1,1 @@
+"""Runs batches: picks the compiled graph for a batch's size, compiling it when it is new."""

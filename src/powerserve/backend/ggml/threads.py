@@ -8,8 +8,8 @@ from powerserve.backend.ggml.library import MAX_THREADS, GgmlLibrary, Threadpool
 from powerserve.core.errors import BackendError, UsageError
 
 DEFAULT_POLL = 50
-"""How long an idle worker spins before it sleeps (0: at once, 100: longest). Decoding leaves gaps of
-some 50 µs between steps, in which waking a sleeping worker would cost as much again."""
+"""How long an idle worker spins before it sleeps (0: at once, 100: longest). Decoding leaves gaps
+of some 50 µs between steps, in which waking a sleeping worker would cost as much again."""
 
 
 class ThreadPool:

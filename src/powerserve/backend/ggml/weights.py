@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from powerserve.backend.base import Weights, WeightTensor
+from powerserve.backend.checks import check_weights
 from powerserve.backend.ggml.library import USAGE_WEIGHTS, GgmlLibrary, Tensor
 from powerserve.backend.ggml.memory import HostMemory, advise_huge_pages
 from powerserve.core import dtypes
@@ -25,7 +26,6 @@ from powerserve.core.dtypes import DType
 from powerserve.core.errors import (
     BackendError,
     MemoryLimitError,
-    ModelFileError,
     UnsupportedModelError,
 )
 from powerserve.graph import Graph, Weight
@@ -188,12 +188,13 @@ def plan_placements(
         ModelFileError: a tensor is missing or has another shape than the model's sizes need.
         UnsupportedModelError: ggml cannot multiply a matrix of this type.
     """
+    check_weights(graph, weights)
     matrices, plain = _roles(graph)
-    placements = [_place_plain(weight, _find(weights, weight)) for weight in plain.values()]
+    placements = [_place_plain(weight, weights[weight.name]) for weight in plain.values()]
     probe = _KernelProbe(library, device)
     try:
         for weight in matrices.values():
-            tensor = _find(weights, weight)
+            tensor = weights[weight.name]
             buffer_type = probe.best_buffer_type(weight, tensor.dtype)
             if buffer_type is None and weight.name in plain:
                 continue  # without repacking kernels, a tied table serves both roles
@@ -271,18 +272,6 @@ def _roles(graph: Graph) -> tuple[dict[str, Weight], dict[str, Weight]]:
         if name not in matrices or name in tables
     }
     return matrices, plain
-
-
-def _find(weights: Weights, weight: Weight) -> WeightTensor:
-    tensor = weights.get(weight.name)
-    if tensor is None:
-        raise ModelFileError(f"the model file has no tensor {weight.name}, which its model needs")
-    if tensor.shape != weight.shape:
-        raise ModelFileError(
-            f"tensor {weight.name} has shape {list(tensor.shape)}, "
-            f"but the model's sizes need {list(weight.shape)}"
-        )
-    return tensor
 
 
 def _place_plain(weight: Weight, tensor: WeightTensor) -> Placement:

@@ -1,0 +1,94 @@
+"""Prefixes that earlier sequences computed, kept so that a later prompt need not repeat the work.
+
+Entries own their cells, several may share them, and the least recently used goes first when cells
+are needed. A prompt is compared with each entry as a whole array: with the tens to hundreds of
+entries that fit into memory, that takes microseconds and needs no tree.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from powerserve.backend.base import Int32Array, Int64Array
+from powerserve.cache.cells import CellPool
+
+
+@dataclass(slots=True, eq=False)
+class _Entry:
+    token_ids: Int32Array
+    cells: Int64Array
+    last_used: int
+
+
+class PrefixIndex:
+    """Finds the longest stored prefix of a prompt."""
+
+    def __init__(self, pool: CellPool) -> None:
+        self._pool = pool
+        self._entries: list[_Entry] = []
+        self._clock = 0
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def find(self, prompt: Int32Array, max_length: int) -> Int64Array:
+        """Cells of the longest stored prefix of `prompt`, at most `max_length` tokens.
+
+        The caller becomes an owner of these cells.
+        """
+        best, best_length = None, 0
+        for entry in self._entries:
+            length = min(common_prefix(entry.token_ids, prompt), max_length)
+            if length > best_length:
+                best, best_length = entry, length
+        if best is None:
+            return np.empty(0, np.int64)
+        best.last_used = self._tick()
+        cells = best.cells[:best_length].copy()
+        self._pool.retain(cells)
+        return cells
+
+    def insert(self, token_ids: Int32Array, cells: Int64Array) -> None:
+        """Keep a sequence's tokens and cells; the caller keeps its own ownership."""
+        if not len(token_ids):
+            return
+        for entry in list(self._entries):
+            common = common_prefix(entry.token_ids, token_ids)
+            if common == len(token_ids):
+                entry.last_used = self._tick()
+                return  # already there, perhaps as the beginning of something longer
+            if common == len(entry.token_ids):
+                self._drop(entry)  # the new one continues it
+        kept = cells.copy()
+        self._pool.retain(kept)
+        self._entries.append(_Entry(token_ids.copy(), kept, self._tick()))
+
+    def free_cells(self, wanted: int) -> None:
+        """Drop least recently used entries until `wanted` cells are free, or none is left."""
+        while self._entries and self._pool.num_free < wanted:
+            self._drop(min(self._entries, key=lambda entry: entry.last_used))
+
+    def clear(self) -> None:
+        """Drop every entry."""
+        for entry in list(self._entries):
+            self._drop(entry)
+
+    def _drop(self, entry: _Entry) -> None:
+        self._entries.remove(entry)
+        self._pool.release(entry.cells)
+
+    def _tick(self) -> int:
+        self._clock += 1
+        return self._clock
+
+
+def common_prefix(a: Int32Array, b: Int32Array) -> int:
+    """How many leading elements two arrays share."""
+    length = min(len(a), len(b))
+    if not length:
+        return 0
+    differs = a[:length] != b[:length]
+    first = int(differs.argmax())
+    return first if differs[first] else length

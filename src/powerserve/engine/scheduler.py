@@ -1,0 +1,126 @@
+"""What the next step computes: a token for each decoding sequence, then pieces of new prompts."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+
+from powerserve.backend.base import Int32Array, Int64Array
+from powerserve.cache.cells import CellPool
+from powerserve.cache.prefix import PrefixIndex
+from powerserve.engine.sequence import FinishReason, Sequence
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Chunk:
+    """Tokens of one sequence in the next step, and the cells allocated for them."""
+
+    sequence: Sequence
+    token_ids: Int32Array
+    cells: Int64Array
+
+    @property
+    def completes(self) -> bool:
+        """Whether the sequence has nothing left to compute after this chunk: its turn to sample."""
+        return len(self.token_ids) == self.sequence.num_pending
+
+
+class Scheduler:
+    """Shares out the tokens of a step and the cells of the cache.
+
+    Decoding sequences come first, so that a long prompt delays them by at most one step; prompts
+    then fill the step in order of arrival. When no cell is free, stored prefixes go first; then the
+    youngest sequence gives up its cells and is computed again later.
+    """
+
+    def __init__(
+        self, pool: CellPool, prefixes: PrefixIndex | None, *, batch_size: int, max_sequences: int
+    ) -> None:
+        """`batch_size`: tokens in one step. `prefixes` None: nothing is kept or used again."""
+        self._pool = pool
+        self._prefixes = prefixes
+        self._batch_size = batch_size
+        self._max_sequences = max_sequences
+        self.waiting: deque[Sequence] = deque()
+        self.running: list[Sequence] = []  # in order of arrival
+
+    def add(self, sequence: Sequence) -> None:
+        """Queue a new sequence."""
+        self.waiting.append(sequence)
+
+    def schedule(self) -> list[Chunk]:
+        """The next step's chunks; empty if nothing can run."""
+        self._admit()
+        chunks: list[Chunk] = []
+        budget = self._batch_size
+        for sequence in [*self._in_state(decoding=True), *self._in_state(decoding=False)]:
+            count = min(budget, sequence.num_pending)
+            if count and sequence in self.running:  # it may have lost its cells just now
+                cells = self._cells_for(sequence, count, chunks)
+                if cells is not None:
+                    chunks.append(_take(sequence, cells))
+                    budget -= count
+        return chunks
+
+    def retire(self, sequence: Sequence) -> None:
+        """Take a finished sequence out and let its cells serve later prompts."""
+        if sequence in self.running:
+            self.running.remove(sequence)
+        elif sequence in self.waiting:
+            self.waiting.remove(sequence)
+        cells = sequence.cells
+        if self._prefixes is not None:
+            self._prefixes.insert(cells.token_ids, cells.cells)
+        cells.release()
+
+    def _in_state(self, *, decoding: bool) -> list[Sequence]:
+        return [sequence for sequence in self.running if sequence.is_decoding == decoding]
+
+    def _admit(self) -> None:
+        """Let waiting sequences in while there is room for all they have to compute."""
+        while self.waiting and len(self.running) < self._max_sequences:
+            sequence = self.waiting[0]
+            self._reuse_prefix(sequence)
+            if self.running and not self._make_room(sequence.num_pending):
+                sequence.cells.release()
+                return
+            self.running.append(self.waiting.popleft())
+
+    def _make_room(self, count: int) -> bool:
+        if self._prefixes is not None:
+            self._prefixes.free_cells(count)
+        return self._pool.num_free >= count
+
+    def _reuse_prefix(self, sequence: Sequence) -> None:
+        if self._prefixes is None:
+            return
+        tokens = sequence.token_ids
+        cells = self._prefixes.find(tokens, len(tokens) - 1)  # one token must be computed
+        sequence.cells.append(tokens[: len(cells)], cells)
+        sequence.num_cached_tokens = min(len(cells), sequence.num_prompt_tokens)
+
+    def _cells_for(self, sequence: Sequence, count: int, chunks: list[Chunk]) -> Int64Array | None:
+        """Cells for `count` tokens, at others' cost if need be; None: not in this step."""
+        while (cells := self._pool.allocate(count)) is None:
+            if self._prefixes is not None and len(self._prefixes):
+                self._prefixes.free_cells(count)
+                continue
+            scheduled = [chunk.sequence for chunk in chunks]
+            victim = next((s for s in reversed(self.running) if s not in scheduled), None)
+            if victim is sequence and not scheduled:
+                sequence.finish(FinishReason.CONTEXT)  # alone, and the cache is too small
+                return None
+            if victim is None or victim is sequence:
+                return None  # it waits until others have finished
+            self._preempt(victim)
+        return cells
+
+    def _preempt(self, sequence: Sequence) -> None:
+        sequence.cells.release()
+        self.running.remove(sequence)
+        self.waiting.appendleft(sequence)
+
+
+def _take(sequence: Sequence, cells: Int64Array) -> Chunk:
+    start = sequence.cells.length
+    return Chunk(sequence, sequence.token_ids[start : start + len(cells)], cells)

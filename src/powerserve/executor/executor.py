@@ -1,0 +1,70 @@
+"""From a batch of any size to a compiled graph of the right shape."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+from powerserve.backend.base import Batch, Cache, Executable, FloatArray, LoadedModel, StepShape
+
+CELL_BLOCK = 256
+"""Visible cells are rounded up to this, so that a graph serves 256 decode steps before the next."""
+
+ROW_TILE = 4
+"""Token counts from 8 to 32 are rounded up to this: matrix kernels work on tiles of four rows, so
+padding is almost free. Longer batches keep their size: compiling costs less than padding."""
+
+MAX_EXECUTABLES = 48
+"""Compiled graphs kept. One holds its ggml headers, about 0.5 MB for 30 layers, and no buffers."""
+
+
+class Executor:
+    """Runs batches of one model over one cache; `used_end` limits which cells a step looks at."""
+
+    def __init__(self, model: LoadedModel, cache: Cache) -> None:
+        self._model = model
+        self._cache = cache
+        self._executables: OrderedDict[StepShape, Executable] = OrderedDict()
+
+    def reserve(self, max_tokens: int) -> None:
+        """Compile the largest step now, so that shared buffers need not grow later."""
+        self._executable(StepShape(max_tokens, self._cache.num_cells, 1))
+
+    def run(self, batch: Batch, used_end: int) -> FloatArray:
+        """Logits [len(batch.output_rows), vocab], valid until the next run.
+
+        Args:
+            batch: the step's tokens.
+            used_end: one past the highest cell in use, the batch's own cells included.
+        """
+        shape = StepShape(
+            round_tokens(len(batch.token_ids)),
+            min(_round_up(max(used_end, 1), CELL_BLOCK), self._cache.num_cells),
+            round_tokens(len(batch.output_rows)),
+        )
+        return self._executable(shape).run(batch)
+
+    def close(self) -> None:
+        """Drop every compiled graph."""
+        while self._executables:
+            self._executables.popitem()[1].close()
+
+    def _executable(self, shape: StepShape) -> Executable:
+        executable = self._executables.get(shape)
+        if executable is None:
+            executable = self._model.compile(shape, self._cache)
+            self._executables[shape] = executable
+            if len(self._executables) > MAX_EXECUTABLES:
+                self._executables.popitem(last=False)[1].close()
+        self._executables.move_to_end(shape)
+        return executable
+
+
+def round_tokens(count: int) -> int:
+    """The number of tokens a graph is compiled for when a step has `count`."""
+    if 8 < count <= 32:
+        return _round_up(count, ROW_TILE)
+    return max(count, 1)
+
+
+def _round_up(value: int, multiple: int) -> int:
+    return -(-value // multiple) * multiple

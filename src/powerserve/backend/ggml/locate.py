@@ -1,0 +1,163 @@
+"""Which ggml to use: a folder named by the user, this machine's own build, or the wheel's.
+
+The choice is made from file names alone, before anything is loaded: two copies of ggml share their
+sonames and must never meet in one process, so a library is described by a child process.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import os
+import platform
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from powerserve.core.errors import BackendError
+
+ENVIRONMENT_VARIABLE = "POWERSERVE_GGML_DIR"
+PACKAGE = "libggml-python"
+PACKAGE_VERSION = "0.20.2.post1"  # the pin in pyproject.toml; a test compares them
+LIBRARIES = ("ggml-base", "ggml-cpu", "ggml")
+RECORD = "build.json"  # describes a native build; written last
+PROBE_TIMEOUT_S = 60
+
+# The instruction sets a compiler can use unasked, among the flags that Linux lists. The others
+# (mitigations, virtualisation) change with the kernel and must not outdate a build.
+_X86_INSTRUCTIONS = re.compile(
+    r"sse|ssse3|avx|amx|fma|f16c|bmi|abm|popcnt|movbe|adx|gfni|vaes|vpclmul|3dnow"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class LibraryInfo:
+    """One ggml build, as a child process that loaded it saw it."""
+
+    folder: Path
+    origin: str  # "environment", "native" or "wheel"
+    version: str  # ggml's own, such as "0.20.2"
+    features: tuple[str, ...]  # CPU features it was built to use, in ggml's names
+
+
+def library_folder() -> Path:
+    """The folder of the ggml libraries to load.
+
+    Raises:
+        BackendError: there is none, or the one that the environment names has no libraries.
+    """
+    if chosen := os.environ.get(ENVIRONMENT_VARIABLE):
+        folder = Path(chosen).expanduser()
+        if not has_libraries(folder):
+            raise BackendError(
+                f"{ENVIRONMENT_VARIABLE} is {chosen}, but there is no ggml library in that folder; "
+                "correct it or unset it"
+            )
+        return folder
+    folder_found = native_folder() or wheel_folder()
+    if folder_found is None:
+        raise BackendError(
+            f"the ggml library is missing; install it with: pip install {PACKAGE}=={PACKAGE_VERSION}"
+        )
+    return folder_found
+
+
+def wheel_folder() -> Path | None:
+    """The libraries inside the installed package, which is found without being imported."""
+    spec = importlib.util.find_spec("libggml")
+    if spec is None:
+        return None
+    roots = [Path(root) for root in spec.submodule_search_locations or ()]
+    candidates = (root / name for root in roots for name in ("lib", "lib64", "bin"))
+    return next(filter(has_libraries, candidates), None)
+
+
+def native_folder() -> Path | None:
+    """The newest finished build for this machine's processor and our version of ggml."""
+    builds = native_root().glob(f"{machine_key()}-*/{RECORD}")
+    newest_first = sorted(builds, key=lambda record: record.stat().st_mtime, reverse=True)
+    return next(filter(has_libraries, (record.parent for record in newest_first)), None)
+
+
+def native_root() -> Path:
+    """The cache folder that holds the builds made by `powerserve build-native`."""
+    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(cache).expanduser() / "powerserve" / "ggml"
+
+
+def machine_key() -> str:
+    """What a build must match to be used here: our version of ggml and the processor."""
+    digest = hashlib.sha256(" ".join(cpu_flags()).encode()).hexdigest()
+    return f"{PACKAGE_VERSION}-{platform.machine().lower()}-{digest[:8]}"
+
+
+def cpu_flags() -> list[str]:
+    """The processor's instruction sets, sorted; its name where the system lists none."""
+    line = _flags_line(Path("/proc/cpuinfo"))
+    if line is None:
+        return [platform.processor() or platform.machine()]
+    flags = set(line.split())
+    if platform.machine().lower() in ("x86_64", "amd64", "i686"):
+        flags = {flag for flag in flags if _X86_INSTRUCTIONS.match(flag)}
+    return sorted(flags)
+
+
+def has_libraries(folder: Path) -> bool:
+    """Whether all of ggml's libraries are in `folder`."""
+    return all(library_file(folder, name) is not None for name in LIBRARIES)
+
+
+def library_file(folder: Path, name: str) -> Path | None:
+    """The file of the library `name` (such as "ggml-base") in `folder`, if there is one."""
+    candidates = (folder / file for file in library_file_names(name, sys.platform))
+    return next((path for path in candidates if path.is_file()), None)
+
+
+def library_file_names(name: str, system: str) -> list[str]:
+    """What the shared library `name` may be called on `system` (a value of `sys.platform`)."""
+    if system == "win32":
+        return [f"{name}.dll", f"lib{name}.dll"]
+    return [f"lib{name}.dylib"] if system == "darwin" else [f"lib{name}.so"]
+
+
+def describe_library(folder: Path) -> LibraryInfo:
+    """Load the libraries in `folder` in a child process, try them, and say what they are.
+
+    Raises:
+        BackendError: they do not load, do not compute, or use instructions this machine lacks.
+    """
+    command = [sys.executable, "-m", "powerserve.backend.ggml.probe", str(folder)]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=PROBE_TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        raise BackendError(f"the ggml libraries in {folder} do not answer") from None
+    if done.returncode != 0:
+        lines = done.stderr.strip().splitlines()
+        reason = lines[-1] if lines else _status_text(done.returncode)
+        raise BackendError(f"the ggml libraries in {folder} do not work here: {reason}")
+    answer = json.loads(done.stdout)
+    return LibraryInfo(folder, origin_of(folder), answer["version"], tuple(answer["features"]))
+
+
+def origin_of(folder: Path) -> str:
+    """Where the libraries in `folder` came from: "native", "wheel" or "environment"."""
+    if (folder / RECORD).is_file():
+        return "native"
+    return "wheel" if folder == wheel_folder() else "environment"
+
+
+def _flags_line(cpuinfo: Path) -> str | None:
+    """The flags of the first processor that the file lists (they are the same for all)."""
+    try:
+        with cpuinfo.open() as lines:
+            found = (line for line in lines if line.startswith(("flags", "Features")))
+            return next(found, ":").partition(":")[2].strip() or None
+    except OSError:
+        return None
+
+
+def _status_text(status: int) -> str:
+    return f"ended by signal {-status}" if status < 0 else f"exit status {status}"

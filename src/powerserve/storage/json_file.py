@@ -33,8 +33,13 @@ def read_json(path: Path, kind: type[T]) -> T:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Replace `path` by `value` as JSON with an indent of 4 spaces, as the original writes it."""
-    atomic.write_bytes(path, json.dumps(value, indent=4, allow_nan=False).encode())
+    """Replace the file `path` by `value` as JSON. Raises OSError."""
+    atomic.write_bytes(path, json_bytes(value))
+
+
+def json_bytes(value: Any) -> bytes:
+    """`value` as the original writes JSON: an indent of 4 spaces, ASCII, no newline at the end."""
+    return json.dumps(value, indent=4, allow_nan=False).encode()
 
 
 def _wrong_value(path: Path, message: str) -> str:

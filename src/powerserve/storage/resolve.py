@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import Protocol
 
 from powerserve.core.errors import ConfigError, ModelFileError, ModelNotFoundError
+from powerserve.storage.gguf_header import MAGIC
 from powerserve.storage.hparams import Hparams
 from powerserve.storage.model_folder import MODEL_FILE, WEIGHTS_FILE, ModelFolder, is_model_folder
 from powerserve.storage.workspace import WORKSPACE_FILE, Workspace, escapes_folder, is_workspace
-
-GGUF_MAGIC = b"GGUF"
 
 
 class StoreLookup(Protocol):
@@ -110,9 +109,9 @@ class _Search:
 
     def nothing_found(self, name: str) -> ModelNotFoundError:
         """The error that says where `name` was looked for and how to get a model."""
-        tried = ", ".join(self.tried) or "nowhere"
+        tried = ", ".join(self.tried) or "nothing"
         return ModelNotFoundError(
-            f"no model answers to `{name}` (looked at {tried}): `powerserve list` shows the models "
+            f"no model answers to `{name}`; looked at {tried}. `powerserve list` shows the models "
             f"that are here, `powerserve pull {name or 'NAME'}` fetches one"
         )
 
@@ -165,14 +164,14 @@ def _named_in(workspace: Workspace, key: str, path: Path) -> ModelSource:
 
 def _why_not(path: Path) -> str:
     if isdir(path):
-        return f"{path}, a folder without {MODEL_FILE}, {WEIGHTS_FILE} or {WORKSPACE_FILE}"
-    return f"{path}, a file that is not GGUF" if isfile(path) else str(path)
+        return f"`{path}` (a folder without {MODEL_FILE}, {WEIGHTS_FILE} or {WORKSPACE_FILE})"
+    return f"`{path}` (not a GGUF file)" if isfile(path) else f"`{path}`"
 
 
 def _is_gguf(path: Path) -> bool:
     # By content, not by suffix: download caches name files by their hash.
     try:
         with path.open("rb") as file:
-            return file.read(len(GGUF_MAGIC)) == GGUF_MAGIC
+            return file.read(len(MAGIC)) == MAGIC
     except OSError as error:
         raise ModelFileError(f"{path} cannot be read: {error.strerror}") from None

@@ -1,0 +1,47 @@
+"""Write the sizes and switches of a GGUF model as flat JSON, as the original's tool does.
+
+Only the file's header is read. `powerserve create -m FILE.gguf` makes a whole model folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from pathlib import Path
+
+from powerserve.storage.copying import file_errors
+from powerserve.storage.gguf import GGUFFile
+from powerserve.storage.json_file import write_json
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the original's two flags."""
+    parser.add_argument("--file-path", type=Path, required=True, help="the GGUF file to read")
+    parser.add_argument("--target-path", type=Path, required=True, help="the JSON file to write")
+
+
+def execute(arguments: argparse.Namespace) -> int:
+    """Read the model's header and write the JSON file."""
+    with GGUFFile.open(arguments.file_path) as file:
+        description = flatten(describe_model(file, model_id=""))
+    del description["model_id"]  # the exporter gives it, not the file
+    with file_errors(f"cannot write {arguments.target_path}"):
+        write_json(arguments.target_path, description)
+    return 0
+
+
+def describe_model(file: GGUFFile, model_id: str) -> dict[str, object]:
+    """The content of model.json for an open GGUF file. Raises PowerServeError."""
+    from powerserve.model.config import config_from_metadata
+    from powerserve.model.model_json import model_json
+
+    config = config_from_metadata(file.metadata, file.tensors, source=str(file.path))
+    return model_json(config, model_id)
+
+
+def flatten(nested: Mapping[str, object]) -> dict[str, object]:
+    """All keys on one level: those of a section stand where the section stood."""
+    flat: dict[str, object] = {}
+    for key, value in nested.items():
+        flat |= flatten(value) if isinstance(value, Mapping) else {key: value}
+    return flat

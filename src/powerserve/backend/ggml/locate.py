@@ -57,12 +57,11 @@ def library_folder() -> Path:
                 "correct it or unset it"
             )
         return folder
-    folder_found = native_folder() or wheel_folder()
-    if folder_found is None:
-        raise BackendError(
-            f"the ggml library is missing; install it with: pip install {PACKAGE}=={PACKAGE_VERSION}"
-        )
-    return folder_found
+    found = native_folder() or wheel_folder()
+    if found is None:
+        requirement = f"{PACKAGE}=={PACKAGE_VERSION}"
+        raise BackendError(f"the ggml library is missing; install it: pip install {requirement}")
+    return found
 
 
 def wheel_folder() -> Path | None:

@@ -1,0 +1,217 @@
+"""Compile ggml for this machine, from the source distribution of the pinned wheel.
+
+The package's own build system does the work, started by pip (or uv), so index settings, proxies and
+credentials are honoured and cmake and ninja come from the index where the system has none. A build
+is made in a temporary folder, tried in a child process and renamed, so a folder under its final
+name is always whole.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from powerserve.backend.ggml import build_process, locate
+from powerserve.backend.ggml.build_process import ReportStep
+from powerserve.core.errors import BackendError
+from powerserve.storage import atomic
+from powerserve.storage.lock import exclusive_lock
+
+# NATIVE: every instruction this processor has. LLAMAFILE: faster prefill of Q8_0, F16 and F32.
+CMAKE_OPTIONS = ("-DGGML_NATIVE=ON", "-DGGML_LLAMAFILE=ON")
+COMPILER_VARIABLES = ("CC", "CXX", "CFLAGS", "CXXFLAGS", "LDFLAGS")
+LOCK = "build.lock"
+LOG = "build.log"
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """What decides the outcome of a build, besides ggml's version and the processor."""
+
+    compiler: str  # its path and version line
+    options: tuple[str, ...]  # for cmake
+    variables: tuple[tuple[str, str], ...] = ()  # environment variables that compilers read
+
+    @property
+    def folder_name(self) -> str:
+        """The build's name in the cache."""
+        digest = hashlib.sha256(json.dumps(asdict(self)).encode()).hexdigest()
+        return f"{locate.machine_key()}-{digest[:8]}"
+
+
+@dataclass(frozen=True, slots=True)
+class NativeBuild:
+    """A finished build in the cache, as its record describes it."""
+
+    folder: Path
+    version: str
+    features: tuple[str, ...]
+    compiler: str
+
+
+def build(report: ReportStep, *, waiting: Callable[[], None], force: bool = False) -> Path:
+    """The folder of a build for this machine, compiled unless it is there (or always: `force`).
+
+    `waiting` is called if another process is building.
+
+    Raises:
+        BackendError: a tool is missing, the build failed, or its result does not work.
+    """
+    recipe = recipe_for(os.environ)
+    root = locate.native_root()
+    target = root / recipe.folder_name
+    with exclusive_lock(root / LOCK, waiting=waiting):
+        if force or not (target / locate.RECORD).exists():
+            _remove_leftovers(root)
+            _build_into(target, recipe, report)
+    return target
+
+
+def recipe_for(environment: Mapping[str, str]) -> Recipe:
+    """The recipe that this machine and the user's environment ask for.
+
+    Raises:
+        BackendError: there is no C++ compiler.
+    """
+    extra = shlex.split(environment.get("CMAKE_ARGS", ""))
+    variables = ((name, environment[name]) for name in COMPILER_VARIABLES if name in environment)
+    return Recipe(compiler_in(environment), (*CMAKE_OPTIONS, *extra), tuple(variables))
+
+
+def compiler_in(environment: Mapping[str, str]) -> str:
+    """The path and version line of the C++ compiler that cmake will find.
+
+    Raises:
+        BackendError: there is none.
+    """
+    if sys.platform == "win32":
+        return "MSVC"  # cmake finds Visual Studio by itself, outside PATH
+    wanted = shlex.split(environment.get("CXX", ""))[:1] or ["c++", "g++", "clang++"]
+    search_path = environment.get("PATH")
+    found = next(filter(None, (shutil.which(name, path=search_path) for name in wanted)), None)
+    if found is None:
+        raise BackendError(
+            f"there is no C++ compiler ({' or '.join(wanted)}) here; get one with: "
+            f"{compiler_advice()}"
+        )
+    try:
+        answer = subprocess.run([found, "--version"], capture_output=True, text=True, timeout=60)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise BackendError(f"the C++ compiler {found} does not run: {error}") from None
+    return f"{found} {answer.stdout.partition(chr(10))[0]}".strip()
+
+
+def compiler_advice() -> str:
+    """The one command that installs a C++ compiler on this system."""
+    if sys.platform == "darwin":
+        return "xcode-select --install"
+    commands = {
+        "termux-info": "pkg install clang cmake ninja",
+        "apt-get": "sudo apt-get install -y g++",
+        "dnf": "sudo dnf install -y gcc-c++",
+        "pacman": "sudo pacman -S --needed base-devel",
+        "apk": "sudo apk add g++",
+        "brew": "brew install gcc",
+    }
+    known = (command for tool, command in commands.items() if shutil.which(tool))
+    return next(known, "your system's package manager")
+
+
+def native_builds() -> list[NativeBuild]:
+    """The finished builds in the cache, those for other processors and versions included."""
+    records = sorted(locate.native_root().glob(f"*/{locate.RECORD}"))
+    return [_read_record(record) for record in records]
+
+
+def remove_builds() -> int:
+    """Delete all builds and leftovers; returns how many finished builds there were."""
+    root = locate.native_root()
+    if not root.exists():
+        return 0
+    with exclusive_lock(root / LOCK, waiting=lambda: None):
+        builds = native_builds()
+        for one in builds:
+            shutil.rmtree(one.folder)
+        _remove_leftovers(root)
+        (root / LOG).unlink(missing_ok=True)
+    return len(builds)
+
+
+def _build_into(target: Path, recipe: Recipe, report: ReportStep) -> None:
+    with atomic.new_folder(target) as folder:
+        scratch = folder / "scratch"
+        scratch.mkdir()
+        command = install_command(scratch / "package")
+        environment = build_environment(os.environ, recipe, scratch)
+        build_process.run(command, environment, target.parent / LOG, report)
+        _take_libraries(scratch / "package" / "libggml", folder)
+        shutil.rmtree(scratch)
+        info = locate.describe_library(folder)
+        record = asdict(recipe) | {"version": info.version, "features": info.features}
+        atomic.write_bytes(folder / locate.RECORD, json.dumps(record, indent=2).encode())
+
+
+def install_command(package_folder: Path) -> list[str]:
+    """The command that compiles the package into `package_folder`.
+
+    Its cache is off because wheels in it are found again whatever their cmake options were.
+
+    Raises:
+        BackendError: there is neither pip nor uv.
+    """
+    requirement = f"{locate.PACKAGE}=={locate.PACKAGE_VERSION}"
+    what = ["--no-deps", "--no-binary", locate.PACKAGE, "--target", str(package_folder)]
+    if importlib.util.find_spec("pip") is not None:
+        pip = [sys.executable, "-m", "pip", "install", "--verbose", "--no-input", "--no-cache-dir"]
+        return [*pip, *what, requirement]
+    if uv := shutil.which("uv"):
+        return [uv, "pip", "install", "--no-cache", "--python", sys.executable, *what, requirement]
+    raise BackendError("building needs pip or uv; get pip with: python -m ensurepip")
+
+
+def build_environment(
+    environment: Mapping[str, str], recipe: Recipe, scratch: Path
+) -> dict[str, str]:
+    """`environment` for the build: our options, all processors, temporary files in `scratch`."""
+    elsewhere = {"PIP_PREFIX", "PIP_TARGET", "PYTHONPATH"}
+    kept = {name: value for name, value in environment.items() if name not in elsewhere}
+    ours = {
+        "CMAKE_ARGS": shlex.join(recipe.options),
+        "CMAKE_BUILD_PARALLEL_LEVEL": str(os.cpu_count() or 1),
+        "LC_ALL": "C",  # error lines are recognised by their English words
+        "PIP_DISABLE_PIP_VERSION_CHECK": "1",
+        "PIP_USER": "0",
+        "TMPDIR": str(scratch),
+    }
+    return kept | ours
+
+
+def _take_libraries(package: Path, folder: Path) -> None:
+    """Move the libraries out of the installed package; where they are depends on the system."""
+    source = next(filter(locate.has_libraries, package.glob("*")), None)
+    if source is None:
+        raise BackendError(f"the build made no libraries; see {folder.parent / LOG}")
+    for entry in source.iterdir():
+        if entry.is_file():
+            entry.rename(folder / entry.name)
+
+
+def _remove_leftovers(root: Path) -> None:
+    """Delete what killed builds left behind; only with the lock held."""
+    for entry in root.iterdir():
+        if atomic.is_partial(entry):
+            shutil.rmtree(entry, ignore_errors=True)
+
+
+def _read_record(record: Path) -> NativeBuild:
+    data = json.loads(record.read_text())
+    return NativeBuild(record.parent, data["version"], tuple(data["features"]), data["compiler"])

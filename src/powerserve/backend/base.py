@@ -161,3 +161,6 @@ class Backend(ABC):
     @abstractmethod
     def load(self, config: ModelConfig, graph: Graph, weights: Weights) -> LoadedModel:
         """Take the graph's weights in; raises BackendError or UnsupportedModelError."""
+
+    def close(self) -> None:  # noqa: B027
+        """Release the device's threads and handles; its models must be closed before."""

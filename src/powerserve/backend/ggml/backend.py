@@ -53,8 +53,7 @@ class GgmlBackend(Backend):
             self.library, self.options.num_threads or default_threads(), self.options.poll
         )
         self.handle: int = self.library.backend_cpu_init()
-        self.library.backend_cpu_set_n_threads(self.handle, self.threads.num_threads)
-        self.library.backend_cpu_set_threadpool(self.handle, self.threads.handle)
+        self.threads.attach(self.handle)
 
     def load(self, config: ModelConfig, graph: Graph, weights: Weights) -> GgmlModel:
         return GgmlModel(self, config, graph, weights)
@@ -77,6 +76,7 @@ class GgmlModel(LoadedModel):
         self.graph = graph
         self.library = backend.library
         self.backend_handle = backend.handle
+        self.threads = backend.threads
         self.weights = WeightStore(
             backend.library,
             backend.library.backend_get_device(backend.handle),

@@ -71,7 +71,7 @@ class GgmlExecutable(Executable):
         if self._generation != self._model.compute_buffer.generation:
             self._build()
         self._write(batch)
-        status = self._library.backend_graph_compute(self._model.backend_handle, self._graph)
+        status = self._model.threads.compute(self._model.backend_handle, self._graph)
         if status != STATUS_SUCCESS:
             raise BackendError(f"ggml could not compute a step (status {status})")
         return self._logits[: len(batch.output_rows)]

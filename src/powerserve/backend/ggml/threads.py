@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+from time import perf_counter, process_time
 
+from powerserve.backend.ggml.governor import ThreadGovernor
 from powerserve.backend.ggml.library import MAX_THREADS, GgmlLibrary, ThreadpoolParams
 from powerserve.core.errors import BackendError, UsageError
 
@@ -29,6 +31,21 @@ class ThreadPool:
         if not handle:
             raise BackendError(f"ggml could not start {num_threads} threads")
         self.handle = handle
+        self._governor = ThreadGovernor(num_threads)
+
+    def attach(self, backend: int) -> None:
+        """Let a ggml CPU backend compute with these threads."""
+        self._library.backend_cpu_set_n_threads(backend, self.num_threads)
+        self._library.backend_cpu_set_threadpool(backend, self.handle)
+
+    def compute(self, backend: int, graph: int) -> int:
+        """Run a graph with as many threads as the machine has to give now; ggml's status."""
+        governor = self._governor
+        self._library.backend_cpu_set_n_threads(backend, governor.num_threads)
+        wall, cpu = perf_counter(), process_time()
+        status: int = self._library.backend_graph_compute(backend, graph)
+        governor.observe(perf_counter() - wall, process_time() - cpu)
+        return status
 
     def close(self) -> None:
         """End the threads."""

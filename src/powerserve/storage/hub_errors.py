@@ -20,15 +20,15 @@ def plain_errors(wanted: HubReference) -> Iterator[None]:
         yield
     except errors.GatedRepoError as error:
         raise DownloadError(
-            f"{wanted.repo} is gated: accept its terms at {page}, then {token}."
+            f"{wanted.repo} is gated: accept its terms at {page}, then {token}"
         ) from error
     except errors.RepositoryNotFoundError as error:
         raise DownloadError(
-            f"There is no repository {wanted.repo} at {constants.ENDPOINT}, or it is private; "
-            f"check the spelling, and for a private one {token}."
+            f"there is no repository {wanted.repo} at {constants.ENDPOINT}, or it is private; "
+            f"check the spelling, and for a private one {token}"
         ) from error
     except errors.RevisionNotFoundError as error:
-        raise DownloadError(f"{wanted.repo} has no revision {wanted.revision!r}.") from error
+        raise DownloadError(f"{wanted.repo} has no revision {wanted.revision!r}") from error
     except (errors.OfflineModeIsEnabled, errors.LocalEntryNotFoundError) as error:
         raise DownloadError(_not_cached(wanted, error)) from error
     except errors.HfHubHTTPError as error:
@@ -36,7 +36,7 @@ def plain_errors(wanted: HubReference) -> Iterator[None]:
     except _transport_error() as error:
         raise DownloadError(
             f"{constants.ENDPOINT} cannot be reached ({error}): check the network, the proxy "
-            "(HTTPS_PROXY) and HF_ENDPOINT."
+            "(HTTPS_PROXY) and HF_ENDPOINT"
         ) from error
 
 
@@ -54,9 +54,9 @@ def _not_cached(wanted: HubReference, error: Exception) -> str:
     if constants.HF_HUB_OFFLINE:
         return (
             f"HF_HUB_OFFLINE is set and {wanted.repo} (revision {wanted.revision}) is not in the "
-            f"cache {constants.HF_HUB_CACHE}; unset it to download."
+            f"cache {constants.HF_HUB_CACHE}; unset it to download"
         )
-    return f"{constants.ENDPOINT} cannot be reached for {wanted.repo}: {error.__cause__ or error}."
+    return f"{constants.ENDPOINT} cannot be reached for {wanted.repo}: {error.__cause__ or error}"
 
 
 def _refused(wanted: HubReference, status: int, token: str) -> str:
@@ -64,8 +64,8 @@ def _refused(wanted: HubReference, status: int, token: str) -> str:
 
     match status:
         case 401 | 403:
-            return f"{constants.ENDPOINT} refuses access to {wanted.repo} ({status}): {token}."
+            return f"{constants.ENDPOINT} refuses access to {wanted.repo} ({status}): {token}"
         case 429:
-            return f"{constants.ENDPOINT} asks to slow down ({status}): wait a while, or {token}."
+            return f"{constants.ENDPOINT} asks to slow down ({status}): wait a while, or {token}"
         case _:
-            return f"{constants.ENDPOINT} answered {status} for {wanted.repo}; try again later."
+            return f"{constants.ENDPOINT} answered {status} for {wanted.repo}; try again later"

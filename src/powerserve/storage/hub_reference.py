@@ -38,10 +38,10 @@ def parse_reference(text: str, revision: str | None = None) -> HubReference:
     if not _REPO.fullmatch(repo) or ".." in repo or "--" in repo:
         raise UsageError(
             f"{text!r} does not name a model: write owner/repo, owner/repo:Q4_K_M or "
-            "owner/repo:file.gguf, as on huggingface.co."
+            "owner/repo:file.gguf, as on huggingface.co"
         )
     if tag is not None and (not tag or ".." in tag.split("/") or tag.startswith("/")):
-        raise UsageError(f"{text!r} names no file: write a quantisation or a file after the colon.")
+        raise UsageError(f"{text!r} names no file: write a quantisation or a file after the colon")
     return HubReference(repo, tag, revision or of_page or DEFAULT_REVISION)
 
 

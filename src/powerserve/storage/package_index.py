@@ -96,15 +96,15 @@ def locate_wheel(
             address, kind, body = response.url, response.headers["Content-Type"], response.read()
         links = _json_links(body) if "json" in (kind or "") else _html_links(body)
     except NETWORK_ERRORS as error:
-        raise DownloadError(f"Cannot ask the package index: {explain(error, page)}.") from error
+        raise DownloadError(f"cannot ask the package index: {explain(error, page)}") from error
     except (ValueError, LookupError, TypeError) as error:
-        raise DownloadError(f"{urlsplit(page).hostname} is no package index.") from error
+        raise DownloadError(f"{urlsplit(page).hostname} is no package index") from error
     for link in links:
         url = urldefrag(urljoin(address, link)).url
         if unquote(urlsplit(url).path.rpartition("/")[2]) == wheel:
             same_host = urlsplit(url).netloc == urlsplit(bare).netloc
             return WheelLocation(url, headers if same_host else {})
-    raise DownloadError(f"The package index at {urlsplit(page).hostname} has no {wheel}.")
+    raise DownloadError(f"the package index at {urlsplit(page).hostname} has no {wheel}")
 
 
 def _split_credentials(url: str) -> tuple[str, dict[str, str]]:

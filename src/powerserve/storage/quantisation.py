@@ -43,7 +43,7 @@ def choose_files(names: Sequence[str], repo: str, tag: str | None) -> tuple[str,
     if not models:
         raise DownloadError(
             f"{repo} has no GGUF file, so it would have to be converted first; look for a "
-            f"repository whose name ends in -GGUF (such as {repo}-GGUF)."
+            f"repository whose name ends in -GGUF (such as {repo}-GGUF)"
         )
     if tag is not None:
         return _tagged(models, repo, tag)
@@ -97,7 +97,7 @@ def _complete(shards: tuple[str, ...], repo: str) -> tuple[str, ...]:
     if match and len(shards) != int(match[2]):
         raise DownloadError(
             f"{repo} has only {len(shards)} of the {int(match[2])} parts of {shards[0]}; "
-            "its upload may be unfinished."
+            "its upload may be unfinished"
         )
     return shards
 
@@ -106,4 +106,4 @@ def _choices(names: Sequence[str], repo: str) -> str:
     labels = [quantisation_label(name) for name in names]
     unique = all(labels) and len(set(labels)) == len(labels)
     shown = sorted(str(label) for label in labels) if unique else sorted(names)
-    return f"choose one as {repo}:NAME, where NAME is one of: {', '.join(shown)}."
+    return f"choose one as {repo}:NAME, where NAME is one of: {', '.join(shown)}"

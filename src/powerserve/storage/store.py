@@ -144,7 +144,7 @@ class ModelStore:
         entry = self.entry(name)
         if entry is None:
             raise ModelNotFoundError(
-                f"There is no model named {name!r} in the store; `powerserve list` shows what is."
+                f"there is no model named {name!r} in the store; `powerserve list` shows what is"
             )
         with self._errors():
             (entry.path if entry.origin is None else self._entry_file(entry)).unlink()
@@ -155,13 +155,13 @@ class ModelStore:
         if not _NAME.fullmatch(name):
             raise StoreError(
                 f"{name!r} cannot be a model's name: use letters, digits and . _ - "
-                "(at most 128), beginning with a letter or digit."
+                "(at most 128), beginning with a letter or digit"
             )
         there = self.entry(name)
         if there is not None and (there.origin is None or there.origin.repo != repo):
             raise StoreError(
-                f"The store already has a model named {there.name!r} (from {there.source}); "
-                "choose another name with --name."
+                f"the store already has a model named {there.name!r} (from {there.source}); "
+                "choose another name with --name"
             )
         return name
 
@@ -192,8 +192,8 @@ class ModelStore:
             yield
         except OSError as error:
             raise StoreError(
-                f"The model store {self.folder} cannot be {action} "
-                f"({error.strerror or error}); set POWERSERVE_HOME to a folder of yours."
+                f"the model store {self.folder} cannot be {action} "
+                f"({error.strerror or error}); set POWERSERVE_HOME to a folder of yours"
             ) from error
 
 
@@ -208,9 +208,9 @@ def _read(path: Path) -> StoreEntry:
     try:
         entry = read_json(path, StoreEntry)
     except ConfigError as error:
-        raise StoreError(f"{error} Delete that file and pull the model again.") from error
+        raise StoreError(f"{error}; delete that file and pull the model again") from error
     if not entry.files or entry.name != path.stem:
-        raise StoreError(f"{path} is not a store entry. Delete it and pull the model again.")
+        raise StoreError(f"{path} is not a store entry; delete it and pull the model again")
     return entry
 
 
@@ -225,4 +225,4 @@ def _comes_from(entry: StoreEntry, reference: str) -> bool:
 
 def _deleted(entry: StoreEntry, file: StoredFile) -> str:
     pull = f"`powerserve pull {entry.source} --name {entry.name}`"
-    return f"The file {file.path} of model {entry.name!r} was deleted; {pull} fetches it again."
+    return f"the file {file.path} of model {entry.name!r} was deleted; {pull} fetches it again"

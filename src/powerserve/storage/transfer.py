@@ -63,7 +63,7 @@ def download(
         disk_errors(target),
         exclusive_lock(
             lock,
-            waiting=lambda: progress.note(f"Waiting for another process that is fetching {label}."),
+            waiting=lambda: progress.note(f"waiting for another process that is fetching {label}"),
         ),
     ):
         if target.exists() and target.stat().st_size == remote.size_bytes:
@@ -76,7 +76,7 @@ def download(
             partial.unlink()
             raise DownloadError(
                 f"{label} arrived damaged (sha256 {found}, expected {remote.sha256}) and was "
-                "discarded; try again, and if it happens again, the source itself is damaged."
+                "discarded; try again, and if it happens again, the source itself is damaged"
             )
         partial.replace(target)
 
@@ -142,7 +142,7 @@ class _Transfer:
                 advance(-self._done_bytes)
                 self._start_over()
             elif error.code < 500 and error.code != http.client.REQUEST_TIMEOUT:
-                raise DownloadError(f"Cannot fetch {self._label}: {cause}.") from error
+                raise DownloadError(f"cannot fetch {self._label}: {cause}") from error
             return cause
         except NETWORK_ERRORS as error:
             return explain(error, self._remote.url)
@@ -168,10 +168,10 @@ class _Transfer:
 
     def _gave_up(self, cause: str) -> str:
         if not self._done_bytes:
-            return f"Cannot fetch {self._label}: {cause}."
+            return f"cannot fetch {self._label}: {cause}"
         return (
-            f"Cannot fetch all of {self._label}: {cause}; {format_bytes(self._done_bytes)} of "
-            f"{format_bytes(self._remote.size_bytes)} are kept, and the same command continues."
+            f"cannot fetch all of {self._label}: {cause}; {format_bytes(self._done_bytes)} of "
+            f"{format_bytes(self._remote.size_bytes)} are kept, and the same command continues"
         )
 
 
@@ -188,8 +188,8 @@ def _check_disk_space(partial: Path, size_bytes: int) -> None:
     free = shutil.disk_usage(partial.parent).free
     if free < size_bytes - there:
         raise DownloadError(
-            f"Not enough disk space: {format_bytes(size_bytes - there)} are needed and "
-            f"{format_bytes(free)} are free in {partial.parent}."
+            f"not enough disk space: {format_bytes(size_bytes - there)} are needed and "
+            f"{format_bytes(free)} are free in {partial.parent}"
         )
 
 
@@ -201,8 +201,8 @@ def disk_errors(path: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise DownloadError(
-                f"The disk is full: free some space for {path.parent} and run the same command "
-                "again, which continues where it stopped."
+                f"the disk is full: free some space for {path.parent} and run the same command "
+                "again, which continues where it stopped"
             ) from error
         reason = error.strerror or os.strerror(error.errno or 0)
-        raise DownloadError(f"Cannot write {path}: {reason}.") from error
+        raise DownloadError(f"cannot write {path}: {reason}") from error

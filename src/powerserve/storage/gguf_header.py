@@ -20,7 +20,7 @@ DEFAULT_ALIGNMENT = 32  # bytes
 MAX_ALIGNMENT = 1 << 20
 MAX_KEYS = 1 << 16
 MAX_TENSORS = 1 << 17
-MAX_KEY_BYTES = 65535
+MAX_KEY_BYTES = 1024  # the specification allows 65535, nobody needs 100
 _MIN_KEY_BYTES = 14  # key of one byte, value type, value of one byte
 
 # How files begin that people mistake for models, and what to tell them.
@@ -113,6 +113,8 @@ def _read_metadata(cursor: Cursor, count: int) -> dict[str, MetadataValue]:
     metadata: dict[str, MetadataValue] = {}
     for _ in range(count):
         key = cursor.string("a metadata key", MAX_KEY_BYTES)
+        if not key.isprintable():  # it will appear in messages
+            raise cursor.error("a metadata key is not a name: the file is damaged")
         if key in metadata:
             raise cursor.error(f"the key {key!r} appears twice: the file is damaged")
         metadata[key] = cursor.value(key)

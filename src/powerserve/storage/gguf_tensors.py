@@ -77,7 +77,7 @@ def read_tensors(cursor: Cursor, count: int, alignment: int) -> dict[str, Tensor
 
 def _read_entry(cursor: Cursor, alignment: int) -> _Entry:
     name = cursor.string("a tensor's name", MAX_NAME_BYTES)
-    if not name or "\0" in name:
+    if not name or not name.isprintable():  # NUL, for one, would end it early in native code
         raise cursor.error("a tensor has no proper name: the file is damaged")
     shape = _read_shape(cursor, name)
     dtype = _read_dtype(cursor, name)

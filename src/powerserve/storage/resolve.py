@@ -96,15 +96,21 @@ class _Search:
         return None if weights is None else ModelSource(name, weights, weights)
 
     def find_pair(self, names: str) -> ModelSource | None:
-        """Main and draft model, split at the first `+` that leaves an existing main model."""
+        """Main and draft model, split at the first `+` with an existing model on both sides.
+
+        Raises ModelNotFoundError where only a main model exists.
+        """
+        missing = None
         for index in (index for index, letter in enumerate(names) if letter == "+"):
-            main = self.find(names[:index]) if index else None
+            main_name, draft_name = names[:index], names[index + 1 :]
+            main = self.find(main_name) if main_name and draft_name else None
             if main is None:
                 continue
-            draft = self.find(names[index + 1 :]) if names[index + 1 :] else None
-            if draft is None:
-                raise self.nothing_found(names[index + 1 :])
-            return replace(main, draft=draft)
+            if draft := self.find(draft_name):
+                return replace(main, draft=draft)
+            missing = missing or draft_name
+        if missing:
+            raise self.nothing_found(missing)
         return None
 
     def nothing_found(self, name: str) -> ModelNotFoundError:

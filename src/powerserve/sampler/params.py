@@ -8,18 +8,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
 
-from powerserve.core.errors import ConfigError, UsageError
+from powerserve.core.errors import UsageError
+from powerserve.storage.hparams import SamplerHparams
 
 DEFAULT_STAGES = ("top_k", "typical_p", "top_p", "min_p", "xtc", "temperature")
 MAX_TOP_LOGPROBS = 20  # as in OpenAI's API
 
 _MAX_SEED = 2**64 - 1
-_RANDOM_SEEDS = (-1, _MAX_SEED)  # llama.cpp's and the original PowerServe's way to say "random"
-_HPARAMS_NAMES = {
-    "penalty_repeat": "repeat_penalty",
-    "penalty_freq": "frequency_penalty",
-    "penalty_present": "presence_penalty",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +23,7 @@ class SamplingParams:
 
     temperature: float = 0.8  # 0: greedy
     top_k: int = 40  # 0: off; 1: greedy
-    top_p: float = 0.95  # 1: off
+    top_p: float = 0.95  # 1: off; 0: only the likeliest
     min_p: float = 0.0  # 0: off
     typical_p: float = 1.0  # 1: off
     xtc_probability: float = 0.0  # 0: off
@@ -57,25 +52,21 @@ class SamplingParams:
         self._check_request()
 
     @classmethod
-    def from_hparams(cls, sampler: Mapping[str, Any]) -> Self:
-        """Read the `sampler` object of a workspace's hparams.json; absent keys get the defaults.
-
-        Besides the original PowerServe's names, the names of this class are understood.
-        Raises ConfigError for an unknown key or an impossible value.
-        """
-        known = {f.name for f in dataclasses.fields(cls)} | _HPARAMS_NAMES.keys()
-        if unknown := sampler.keys() - known:
-            raise ConfigError(
-                f"hparams.json: the sampler has no setting “{min(unknown)}”; "
-                f"known are {', '.join(sorted(known))}."
-            )
-        values = {_HPARAMS_NAMES.get(key, key): value for key, value in sampler.items()}
-        if values.get("seed") in _RANDOM_SEEDS:
-            values["seed"] = None
-        try:
-            return cls(**values)
-        except UsageError as error:
-            raise ConfigError(f"hparams.json, sampler: {error}") from error
+    def from_hparams(cls, hparams: SamplerHparams) -> Self:
+        """Take over the `sampler` settings of a workspace's hparams.json."""
+        return cls(
+            temperature=hparams.temperature,
+            top_k=hparams.top_k,
+            top_p=hparams.top_p,
+            min_keep=hparams.min_keep,
+            repeat_penalty=hparams.penalty_repeat,
+            frequency_penalty=hparams.penalty_freq,
+            presence_penalty=hparams.penalty_present,
+            penalty_last_n=hparams.penalty_last_n,
+            penalize_nl=hparams.penalize_nl,
+            ignore_eos=hparams.ignore_eos,
+            seed=hparams.fixed_seed,
+        )
 
     def replace(self, **changes: Any) -> Self:
         """Return a copy with some fields changed, validated anew."""
@@ -97,7 +88,7 @@ class SamplingParams:
     def _check_filters(self) -> None:
         _require_number("temperature", self.temperature, low=0)
         _require_integer("top_k", self.top_k, low=0)
-        _require_number("top_p", self.top_p, above=0, high=1)
+        _require_number("top_p", self.top_p, low=0, high=1)
         _require_number("min_p", self.min_p, low=0, high=1)
         _require_number("typical_p", self.typical_p, above=0, high=1)
         _require_number("xtc_probability", self.xtc_probability, low=0, high=1)

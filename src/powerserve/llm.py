@@ -41,7 +41,7 @@ class LLM:
 
     def __init__(
         self,
-        model: str | Path = DEFAULT_MODEL,
+        model: str | Path | ModelSource = DEFAULT_MODEL,
         options: LoadOptions | None = None,
         *,
         progress: Progress = SILENT,
@@ -51,7 +51,9 @@ class LLM:
         The built-in model is downloaded on first use. Raises a PowerServeError subclass that says
         what is wrong with the name, the files, the options or the machine.
         """
-        self.loaded: LoadedEngine = load_engine(locate_model(model, progress=progress), options)
+        if not isinstance(model, ModelSource):
+            model = locate_model(model, progress=progress)
+        self.loaded: LoadedEngine = load_engine(model, options)
         self._queues: dict[int, deque[TextPiece | PowerServeError]] = {}
         self._generations: dict[int, TextGeneration] = {}
 

@@ -122,6 +122,10 @@ class Cache(ABC):
         """Release the memory; no executable over this cache may run afterwards."""
 
 
+class StepInterrupted(Exception):
+    """A step was stopped by `Backend.interrupt`; what it computed is worthless."""
+
+
 class Executable(ABC):
     """A graph compiled for one shape and one cache."""
 
@@ -157,10 +161,17 @@ class Backend(ABC):
     """A way to execute graphs on some device."""
 
     name: str
+    num_threads: int = 1  # CPU threads that a step may use
 
     @abstractmethod
     def load(self, config: ModelConfig, graph: Graph, weights: Weights) -> LoadedModel:
         """Take the graph's weights in; raises BackendError or UnsupportedModelError."""
+
+    def interrupt(self) -> None:  # noqa: B027 - steps that cannot be stopped run to their end
+        """Make the running step, and every later one, raise StepInterrupted; from any thread."""
+
+    def resume(self) -> None:  # noqa: B027
+        """Let steps run again after an interrupt."""
 
     def close(self) -> None:  # noqa: B027
         """Release the device's threads and handles; its models must be closed before."""

@@ -68,6 +68,11 @@ def run_command(command: str, argv: Sequence[str] | None = None, *, prog: str) -
         return 0
 
 
+def run_main() -> int:
+    """The original's `powerserve-run`."""
+    return run_command("original-run", prog="powerserve-run")
+
+
 def config_generator_main() -> int:
     """The original's `powerserve-config-generator`."""
     return run_command("config-generator", prog="powerserve-config-generator")

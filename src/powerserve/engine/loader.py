@@ -57,6 +57,11 @@ class LoadedEngine:
     plan: MemoryPlan
     options: LoadOptions
 
+    @property
+    def num_threads(self) -> int:
+        """Threads that steps may use; one where the backend has none of its own."""
+        return self.backend.num_threads
+
     def close(self) -> None:
         """Release everything."""
         self.engine.close()

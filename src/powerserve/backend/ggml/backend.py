@@ -16,6 +16,7 @@ from powerserve.backend.base import (
 from powerserve.backend.ggml.cache import GgmlCache
 from powerserve.backend.ggml.cpu import check_cpu
 from powerserve.backend.ggml.executable import ComputeBuffer, GgmlExecutable
+from powerserve.backend.ggml.interrupt import AbortFlag
 from powerserve.backend.ggml.library import GgmlLibrary
 from powerserve.backend.ggml.locate import library_folder
 from powerserve.backend.ggml.threads import DEFAULT_POLL, ThreadPool
@@ -53,10 +54,18 @@ class GgmlBackend(Backend):
             self.library, self.options.num_threads or default_threads(), self.options.poll
         )
         self.handle: int = self.library.backend_cpu_init()
+        self.num_threads = self.threads.num_threads
         self.threads.attach(self.handle)
+        self._abort = AbortFlag(self.library, self.handle)
 
     def load(self, config: ModelConfig, graph: Graph, weights: Weights) -> GgmlModel:
         return GgmlModel(self, config, graph, weights)
+
+    def interrupt(self) -> None:
+        self._abort.raise_flag()
+
+    def resume(self) -> None:
+        self._abort.clear()
 
     def close(self) -> None:
         """End the threads; models must be closed before."""

@@ -8,9 +8,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from powerserve.backend.base import Batch, Executable, FloatArray, StepShape
+from powerserve.backend.base import (
+    Batch,
+    Executable,
+    FloatArray,
+    StepInterrupted,
+    StepShape,
+)
 from powerserve.backend.ggml.cache import GgmlCache
-from powerserve.backend.ggml.library import STATUS_SUCCESS, GgmlLibrary, Tensor
+from powerserve.backend.ggml.library import STATUS_ABORTED, STATUS_SUCCESS, GgmlLibrary, Tensor
 from powerserve.backend.ggml.lowering import lower
 from powerserve.backend.ggml.mask import write_mask
 from powerserve.core.errors import BackendError, MemoryLimitError
@@ -72,6 +78,8 @@ class GgmlExecutable(Executable):
             self._build()
         self._write(batch)
         status = self._model.threads.compute(self._model.backend_handle, self._graph)
+        if status == STATUS_ABORTED:
+            raise StepInterrupted
         if status != STATUS_SUCCESS:
             raise BackendError(f"ggml could not compute a step (status {status})")
         return self._logits[: len(batch.output_rows)]

@@ -22,6 +22,7 @@ MAX_THREADS = 512
 CPU_DEVICE = 0  # enum ggml_backend_dev_type
 USAGE_WEIGHTS = 1  # enum ggml_backend_buffer_usage
 STATUS_SUCCESS = 0  # enum ggml_status
+STATUS_ABORTED = 1
 ROPE_INTERLEAVED = 0
 ROPE_HALF_SPLIT = 2  # GGML_ROPE_TYPE_NEOX
 
@@ -136,6 +137,7 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "backend_graph_compute": (_I, [_P, _P]),
     "backend_cpu_set_n_threads": (None, [_P, _I]),
     "backend_cpu_set_threadpool": (None, [_P, _P]),
+    "backend_cpu_set_abort_callback": (None, [_P, _P, _P]),
     "threadpool_params_init": (None, [ctypes.POINTER(ThreadpoolParams), _I]),
     "threadpool_new": (_P, [ctypes.POINTER(ThreadpoolParams)]),
     "threadpool_free": (None, [_P]),

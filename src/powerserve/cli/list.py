@@ -6,6 +6,7 @@ import argparse
 import json
 from collections.abc import Sequence
 
+from powerserve.storage.builtin import DEFAULT, BuiltinModel, find_builtin
 from powerserve.storage.progress import format_bytes
 from powerserve.storage.store import ModelStore, StoreEntry
 
@@ -25,9 +26,7 @@ def execute(arguments: argparse.Namespace) -> int:
     elif entries:
         print(_table([_row(entry, arguments.verbose) for entry in entries], arguments.verbose))
     else:
-        print(
-            f"No models yet in {store.folder}; `powerserve pull smollm2-135m` fetches a small one."
-        )
+        print(f"no models in {store.folder}; `powerserve pull {DEFAULT.name}` fetches a small one")
     return 0
 
 
@@ -35,17 +34,30 @@ def _as_json(entry: StoreEntry) -> dict[str, object]:
     return {
         "name": entry.name,
         "size_bytes": entry.size_bytes,
-        "quantisation": entry.quantisation,
-        "source": entry.source,
+        "quantisation": _quantisation(entry),
+        "source": _source(entry),
         "commit": entry.origin.commit if entry.origin else None,
         "files": [file.path for file in entry.files],
         "complete": not entry.missing_files,
     }
 
 
+def _builtin(entry: StoreEntry) -> BuiltinModel | None:
+    return find_builtin(entry.name) if entry.origin is None else None
+
+
+def _source(entry: StoreEntry) -> str:
+    return "built-in" if _builtin(entry) else entry.source
+
+
+def _quantisation(entry: StoreEntry) -> str | None:
+    builtin = _builtin(entry)
+    return builtin.quantisation if builtin else entry.quantisation
+
+
 def _row(entry: StoreEntry, verbose: bool) -> list[str]:
-    source = entry.source + (" (file deleted)" if entry.missing_files else "")
-    row = [entry.name, format_bytes(entry.size_bytes), entry.quantisation or "-", source]
+    source = _source(entry) + (" (file deleted)" if entry.missing_files else "")
+    row = [entry.name, format_bytes(entry.size_bytes), _quantisation(entry) or "-", source]
     return [*row, str(entry.path)] if verbose else row
 
 

@@ -24,7 +24,8 @@ def rms_norm(x: FloatArray, weight: FloatArray, eps: float) -> FloatArray:
 
 def swiglu(gate: FloatArray, up: FloatArray) -> FloatArray:
     """silu(gate) · up."""
-    sigmoid = np.exp(-np.logaddexp(0, -gate))  # 1 / (1 + exp(-gate)) without its overflow
+    decay = np.exp(-np.abs(gate))  # never overflows, unlike exp(-gate)
+    sigmoid = np.where(gate >= 0, 1, decay) / (1 + decay)
     return gate * sigmoid * up
 
 

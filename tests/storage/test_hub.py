@@ -8,9 +8,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -218,8 +221,6 @@ def test_a_store_that_cannot_be_written_is_noticed_before_the_download(
 
 
 def test_two_pulls_at_once_fetch_the_file_once(machine: Machine, hub: Hub) -> None:
-    from concurrent.futures import ThreadPoolExecutor
-
     with ThreadPoolExecutor() as pool:
         list(pool.map(lambda name: machine.ok("pull", REPO, "--name", name), ("one", "two")))
     assert len(file_gets(hub)) == 1
@@ -248,9 +249,7 @@ def test_removing_leaves_files_of_other_programs(machine: Machine, hub: Hub) -> 
     assert [blob.read_bytes() for blob in machine.blobs()] == [FILES["README.md"]]
 
 
-def test_the_list_tells_the_source_and_deleted_files(
-    machine: Machine, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_list_tells_the_source_and_deleted_files(machine: Machine) -> None:
     machine.ok("pull", REPO)
     (told,) = json.loads(machine.ok("list", "--json"))
     assert told["source"] == f"{REPO}:Tiny-Q4_K_M.gguf"
@@ -265,9 +264,6 @@ def test_the_list_tells_the_source_and_deleted_files(
 
 def test_an_interrupted_pull_is_continued(machine: Machine, hub: Hub) -> None:
     """Ctrl-C while waiting for data leaves what arrived."""
-    import signal
-    import time
-
     hub.cut_after_bytes = [100_000] + [0] * 9
     popen = _background(machine)
     partial = hashlib.sha256(Q4).hexdigest() + ".partial"
@@ -293,8 +289,6 @@ def _background(machine: Machine) -> subprocess.Popen[bytes]:
 
 
 def _wait_until(condition: Callable[[], bool], timeout_s: float = 20) -> None:
-    import time
-
     end = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < end, "nothing happened"

@@ -77,7 +77,7 @@ def test_several_files_that_fit_are_listed() -> None:
 
 
 def test_an_unknown_tag_lists_what_there_is() -> None:
-    with pytest.raises(DownloadError, match="has no Q5_0; .* Q4_0, Q8_0$"):
+    with pytest.raises(DownloadError, match=r"has no Q5_0; .* Q4_0, Q8_0$"):
         choose_files(["a-Q8_0.gguf", "a-Q4_0.gguf"], REPO, "Q5_0")
 
 

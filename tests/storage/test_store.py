@@ -70,7 +70,7 @@ def test_a_file_deleted_from_the_cache_names_the_command_that_fetches_it(
     file = downloaded(tmp_path)
     store.add("m", [file], ORIGIN)
     Path(file.path).unlink()
-    with pytest.raises(ModelNotFoundError, match="powerserve pull Owner/Repo:Model-Q8_0.gguf"):
+    with pytest.raises(ModelNotFoundError, match=r"powerserve pull Owner/Repo:Model-Q8_0\.gguf"):
         store.find("m")
     assert [entry.name for entry in store.entries()] == ["m"]
 

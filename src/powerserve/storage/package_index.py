@@ -70,7 +70,8 @@ def read_settings(
         environment.get("UV_DEFAULT_INDEX") or environment.get("UV_INDEX_URL") or _uv_default(uv),
     ]
     extra = environment.get("PIP_EXTRA_INDEX_URL") or _pip_option(pip, "extra-index-url") or ""
-    if environment.get("PIP_NO_INDEX") or _pip_option(pip, "no-index"):
+    no_index = environment.get("PIP_NO_INDEX") or _pip_option(pip, "no-index") or ""
+    if no_index.lower() in ("1", "true", "yes", "on"):
         return IndexSettings(urls=())  # only pip itself knows what to do then
     urls = [url for url in indexes if url] or [PYPI]
     urls += [url for url in extra.split() if url.startswith(("http://", "https://"))]

@@ -13,6 +13,7 @@ import gguf_bytes as raw
 from gguf_bytes import RawTensor, write_gguf
 from powerserve.core import dtypes
 from powerserve.core.errors import ModelFileError
+from powerserve.storage import gguf_strings
 from powerserve.storage.gguf import GGUFFile
 from tiny_models import TinyModel, write_tiny_model
 from tiny_vocabulary import CHATML, MERGES, vocabulary
@@ -147,6 +148,24 @@ def test_string_arrays_of_awkward_lengths_are_found(tmp_path: Path, name: str) -
         assert list(file.metadata["words"]) == strings
         assert file.metadata["words"][len(strings) // 2] == strings[len(strings) // 2]
         assert file.metadata["end"] == "ok"
+
+
+def test_an_ordinary_vocabulary_is_never_walked_string_by_string(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draw = np.random.default_rng(5)
+    strings = ["x" * size for size in draw.integers(1, 40, 60_000)]
+    strings[30_000:30_000] = [" " * 128, " " * 256, " " * 300]  # as some vocabularies have
+    walked: list[int | None] = []
+    walk = gguf_strings._walk
+    monkeypatch.setattr(
+        gguf_strings, "_walk", lambda *arguments: walked.append(walk(*arguments)) or walked[-1]
+    )
+    content = b"".join(raw.string(text) for text in strings)
+    keys = [raw.array_key("words", raw.STRING, len(strings), content)]
+    with GGUFFile.open(write_gguf(tmp_path / "words.gguf", keys=keys, data=bytes(99))) as file:
+        assert list(file.metadata["words"]) == strings
+    assert sum(number or 0 for number in walked) == 0
 
 
 def test_strings_are_decoded_only_when_read(tmp_path: Path) -> None:

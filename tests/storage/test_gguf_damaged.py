@@ -76,6 +76,10 @@ KEYS: dict[str, tuple[list[bytes], str]] = {
         [raw.array_key("k", raw.STRING, 2, raw.string("a") + raw.u64(2**63) + bytes(64))],
         "inside its header",
     ),
+    "last string of an array beyond the end": (
+        [raw.array_key("k", raw.STRING, 2, raw.string("a") + raw.u64(60_000) + b"text")],
+        "inside its header",
+    ),
     "alignment 0": ([raw.key("general.alignment", raw.U32, raw.u32(0))], "alignment is 0, not"),
     "alignment 48": ([raw.key("general.alignment", raw.U32, raw.u32(48))], "alignment is 48"),
     "alignment 2^31": ([raw.key("general.alignment", raw.U32, raw.u32(2**31))], "alignment is 21"),

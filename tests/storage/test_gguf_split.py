@@ -55,6 +55,16 @@ def test_a_shard_in_the_wrong_place_is_refused(shards: list[Path]) -> None:
         GGUFFile.open(shards[1])
 
 
+def test_shards_must_hold_all_tensors(shards: list[Path]) -> None:
+    content = bytearray(shards[0].read_bytes())
+    key = b"split.tensors.count"
+    count_at = content.index(key) + len(key) + 4  # after the value type
+    content[count_at] += 1
+    shards[0].write_bytes(content)
+    with pytest.raises(ModelFileError, match="the 3 parts hold 21 tensors instead of 22"):
+        GGUFFile.open(shards[1])
+
+
 def test_a_shard_of_another_model_is_refused(tmp_path: Path, shards: list[Path]) -> None:
     other = tmp_path / "other"
     other.mkdir()

@@ -149,6 +149,10 @@ class Tokenizer:
             space_follows=self.special.bos if self._adds_space_prefix else None,
         )
 
+    def token_id(self, text: str) -> int | None:
+        """The id of the token spelled exactly so, None if there is none."""
+        return self._vocabulary.ids.get(text)
+
     def token_text(self, token_id: int) -> str:
         """The token as the vocabulary spells it; raises TokenizerError for an unknown id."""
         self._check(token_id)

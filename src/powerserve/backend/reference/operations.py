@@ -25,7 +25,7 @@ def rms_norm(x: FloatArray, weight: FloatArray, eps: float) -> FloatArray:
 def swiglu(gate: FloatArray, up: FloatArray) -> FloatArray:
     """silu(gate) · up."""
     decay = np.exp(-np.abs(gate))  # never overflows, unlike exp(-gate)
-    sigmoid = np.where(gate >= 0, 1, decay) / (1 + decay)
+    sigmoid: FloatArray = np.where(gate >= 0, 1, decay) / (1 + decay)
     return gate * sigmoid * up
 
 

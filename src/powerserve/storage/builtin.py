@@ -74,7 +74,7 @@ def ensure_builtin(name: str, store: ModelStore, *, progress: Progress = SILENT)
 
 
 def is_there(model: BuiltinModel, target: Path) -> bool:
-    """Whether `target` is the model. The digest was checked when the file came; from then on its size must do."""
+    """Whether `target` is the model: by its size, since its digest was checked when it came."""
     if not target.exists():
         return False
     if target.stat().st_size != model.size_bytes:

@@ -149,6 +149,13 @@ def test_xtc_strikes_as_often_as_asked() -> None:
     assert_plausible(Counter(both_left), {True: 0.75, False: 0.25})
 
 
+def test_min_keep_does_not_count_impossible_tokens() -> None:
+    logits = np.array([-np.inf, 0.0, 0.5], dtype=np.float32)
+    changes = {"xtc_probability": 1, "min_keep": 2}
+    ids, probabilities = chain_for(SamplingParams(**(OFF | changes)), 3).distribution(logits)
+    assert ids[probabilities > 0].tolist() == [1, 2]
+
+
 def test_top_p_zero_keeps_only_the_likeliest() -> None:
     logits = np.array([1, 3, 2], dtype=np.float32)
     for top_k in (0, 2):

@@ -88,7 +88,8 @@ def xtc(candidates: Candidates, threshold: float, min_keep: int = 1) -> Candidat
     """
     weights = candidates.weights()
     reaching = np.flatnonzero(weights >= threshold * _total(weights))
-    if len(reaching) < 2 or len(candidates) - len(reaching) + 1 < min_keep:
+    num_possible = int(np.count_nonzero(candidates.logits > -np.inf))
+    if len(reaching) < 2 or num_possible - len(reaching) + 1 < min_keep:
         return candidates
     kept = np.ones(len(candidates), dtype=np.bool_)
     kept[reaching] = False

@@ -105,7 +105,7 @@ def find_installer() -> Installer:
     if has_venv and importlib.util.find_spec("ensurepip") is not None:
         return Installer([base, "-m", "venv", str(VENV)], own_pip)
     if has_venv and importlib.util.find_spec("pip") is not None:
-        outer_pip = [base, "-m", "pip", "--python", str(PYTHON), "install", "--no-input"]
+        outer_pip = [sys.executable, "-m", "pip", "--python", str(PYTHON), "install", "--no-input"]
         return Installer([base, "-m", "venv", "--without-pip", str(VENV)], outer_pip)
     if uv := shutil.which("uv"):
         return Installer(

@@ -1,4 +1,4 @@
-"""The launcher finds a Python, sets up .venv once, survives interruptions and gets out of the way."""
+"""The launcher finds a Python, sets up .venv once, survives interruptions, and steps aside."""
 
 from __future__ import annotations
 

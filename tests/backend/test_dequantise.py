@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import sys
 from ctypes import POINTER, c_bool, c_char_p, c_int, c_int64, c_size_t, c_void_p
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,21 +16,13 @@ from powerserve.backend.reference.dequantise import dequantise
 from powerserve.core import dtypes
 from powerserve.core.dtypes import DType
 from powerserve.core.errors import BackendError, UnsupportedModelError
+from quantised import MemoryTensor, quantised_tensor
 
 WEIGHT_TYPES = [dtypes.F16, dtypes.BF16, *(dtype for dtype in dtypes.ALL if dtype.is_quantised)]
 # ggml's quantisers of the other types build search tables for seconds; random bytes cover those.
 QUICKLY_QUANTISED = [dtype for dtype in WEIGHT_TYPES if not dtype.name.startswith(("IQ1", "IQ2"))]
 NUM_ROWS, NUM_COLUMNS = 8, 512
 TO_FLOAT = ctypes.CFUNCTYPE(None, c_void_p, c_void_p, c_int64)
-
-
-@dataclass(frozen=True)
-class MemoryTensor:
-    """A tensor as a model file would hold it; satisfies `WeightTensor`."""
-
-    shape: tuple[int, ...]
-    dtype: DType
-    data: npt.NDArray[np.uint8]
 
 
 class TypeTraits(ctypes.Structure):
@@ -53,27 +44,7 @@ def ggml() -> Any:
     handle = ctypes.CDLL(str(library_file(library_folder(), "ggml-base")))
     handle.ggml_get_type_traits.restype = POINTER(TypeTraits)
     handle.ggml_get_type_traits.argtypes = [c_int]
-    handle.ggml_quantize_chunk.restype = c_size_t
-    handle.ggml_quantize_chunk.argtypes = [
-        *(c_int, c_void_p, c_void_p, c_int64, c_int64, c_int64, c_void_p)
-    ]
     return handle
-
-
-def quantise(ggml: Any, values: npt.NDArray[np.float32], dtype: DType) -> MemoryTensor:
-    """Quantise with ggml; every column is equally important."""
-    data = np.zeros(dtype.size_bytes(values.size), np.uint8)
-    importance = np.ones(values.shape[1], np.float32)
-    written = ggml.ggml_quantize_chunk(
-        dtype.ggml_id,
-        values.ctypes.data,
-        data.ctypes.data,
-        0,
-        *values.shape,
-        importance.ctypes.data,
-    )
-    assert written == data.nbytes
-    return MemoryTensor(values.shape, dtype, data)
 
 
 def dequantise_with_ggml(ggml: Any, tensor: MemoryTensor) -> npt.NDArray[np.float32]:
@@ -88,9 +59,8 @@ def dequantise_with_ggml(ggml: Any, tensor: MemoryTensor) -> npt.NDArray[np.floa
 def test_quantised_values_decode_as_in_ggml(ggml: Any, dtype: DType) -> None:
     rng = np.random.default_rng(5)
     values = rng.normal(0, 0.1, (NUM_ROWS, NUM_COLUMNS)).astype(np.float32)
-    if dtype.is_quantised:
         values *= rng.uniform(0.1, 10, (NUM_ROWS, 1)).astype(np.float32)
-    tensor = quantise(ggml, values, dtype)
+    tensor = quantised_tensor(values, dtype)
     decoded = dequantise(tensor)
     assert decoded.dtype == np.float32
     np.testing.assert_allclose(decoded, dequantise_with_ggml(ggml, tensor), rtol=1e-6, atol=0)

@@ -59,7 +59,7 @@ def dequantise_with_ggml(ggml: Any, tensor: MemoryTensor) -> npt.NDArray[np.floa
 def test_quantised_values_decode_as_in_ggml(ggml: Any, dtype: DType) -> None:
     rng = np.random.default_rng(5)
     values = rng.normal(0, 0.1, (NUM_ROWS, NUM_COLUMNS)).astype(np.float32)
-        values *= rng.uniform(0.1, 10, (NUM_ROWS, 1)).astype(np.float32)
+    values *= rng.uniform(0.1, 10, (NUM_ROWS, 1)).astype(np.float32)
     tensor = quantised_tensor(values, dtype)
     decoded = dequantise(tensor)
     assert decoded.dtype == np.float32

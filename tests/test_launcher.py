@@ -79,8 +79,8 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
     """A checkout that was set up with venv and pip."""
     checkout = make_checkout(tmp_path_factory.mktemp("installed"))
     checkout.add_python()
-    outcome = checkout.run("first")
-    assert outcome.status == 0, outcome.errors
+    outcome = checkout.run("first", typed="typed")
+    assert outcome.output == "['first'] typed\n", outcome.errors
     assert "first run" in outcome.errors
     return checkout
 
@@ -160,6 +160,17 @@ def test_failed_installation_is_shown_and_tried_again(quick: Checkout) -> None:
     assert "no network" in outcome.errors
     (quick.tools / "fail").unlink()
     assert quick.run("x").output == "ran x\n"
+
+
+def test_failed_update_leads_to_a_fresh_environment(quick: Checkout) -> None:
+    quick.run()
+    with (quick.root / "pyproject.toml").open("a") as file:
+        file.write("# changed\n")
+    (quick.tools / "fail").touch()
+    assert quick.run().status == 2
+    (quick.tools / "fail").unlink()
+    assert quick.run("x").output == "ran x\n"
+    assert quick.calls() == ["venv", "pip", "pip", "venv", "pip"]
 
 
 def test_somebody_elses_environment_is_left_alone(quick: Checkout) -> None:

@@ -42,15 +42,18 @@ class ChatTemplate:
         *,
         tool_source: str | None = None,
         now: Callable[[], datetime] = datetime.now,
+        time_limit_s: float = 5.0,
     ) -> None:
         """Take a Jinja source, and another for conversations with tools where the model has one.
 
-        `now` is the clock of templates that write the date.
+        `now` is the clock of templates that write the date. `time_limit_s` is what one rendering
+        may take: a thousand times what a long conversation needs, as it is meant for hostile ones.
         """
         self.source = source
         self._tokenizer = tokenizer
         self._tool_source = tool_source
         self._now = now
+        self._time_limit_s = time_limit_s
 
     @classmethod
     def from_metadata(cls, metadata: Metadata, tokenizer: Tokenizer) -> ChatTemplate | None:
@@ -125,7 +128,8 @@ class ChatTemplate:
 
         template = self._compiled_for_tools if with_tools else self._compiled
         try:
-            return self._environment.render_within(template, Budget(values), values)
+            budget = Budget(values, self._time_limit_s)
+            return self._environment.render_within(template, budget, values)
         except PowerServeError:
             raise
         except TemplateRefusal as refusal:

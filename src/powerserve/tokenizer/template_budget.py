@@ -20,24 +20,20 @@ from collections.abc import (
 )
 from typing import Any
 
-from jinja2.utils import Namespace
-
 from powerserve.core.errors import TemplateError
 
 # Sizes are in characters; a number or a container's slot counts as _SLOT of them.
 _SLOT = 16
 _VALUE_SIZE = 4 << 20  # of one value; grows with the conversation
-_TOTAL_SIZE = 256 << 20  # of all values made; templates that append to a string need much
+_TOTAL_SIZE = 64 << 20  # of all values made; templates that append to a string need much
 _INT_BITS = 4096
 _NESTING = 64  # levels of lists in lists
-
-DEFAULT_TIME_S = 5.0  # a thousand times what a long conversation takes
 
 
 class Budget:
     """The allowance of one rendering; not for use by several threads."""
 
-    def __init__(self, variables: dict[str, Any], time_s: float = DEFAULT_TIME_S) -> None:
+    def __init__(self, variables: dict[str, Any], time_s: float) -> None:
         """`variables` are the caller's values, plain data; bigger ones allow for bigger results.
 
         They must stay alive and unchanged for as long as the budget is used.
@@ -52,15 +48,12 @@ class Budget:
     def charge(self, size: int = 0) -> None:
         """Take `size` from the allowance; raises TemplateError if it, or the time, is used up."""
         self._left -= size
-        if self._left < 0:
-            raise TemplateError("The model's chat template produces too much text.")
-        if time.monotonic() > self._deadline:
-            raise TemplateError("The model's chat template takes too long.")
+        if self._left < 0 or time.monotonic() > self._deadline:
+            raise TemplateError("The model's chat template takes too much memory or time.")
 
     def foresee(self, size: int) -> None:
         """Raise TemplateError, before it is made, for a value of more than the allowed size."""
-        if size > self._value_size:
-            raise TemplateError("The model's chat template produces too much text.")
+        self._refuse_if(size > self._value_size)
 
     def admit(self, value: Any) -> Any:
         """Charge for a value the template made and return it, an iterator as a list.
@@ -100,8 +93,6 @@ class Budget:
             if known is None and isinstance(item, list | tuple | dict):
                 self._refuse_if(depth >= _NESTING or size + len(item) > self._value_size)
                 pending += [(child, depth + 1) for child in _children(item)]
-            elif depth and isinstance(item, Namespace):
-                raise TemplateError("The model's chat template puts a namespace into a list.")
         self._refuse_if(size > self._value_size)
 
     def _record(self, value: Any) -> int:

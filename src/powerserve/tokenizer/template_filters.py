@@ -34,6 +34,13 @@ _SIZED_CONVERSION = re.compile(r"%[^A-Za-z%]*\d")  # “%99d”: C libraries pad
 GetBudget = Callable[[], Budget]
 
 
+class PlainNamespace(Namespace):
+    """A namespace whose text does not show its contents, which could be exponentially long."""
+
+    def __repr__(self) -> str:
+        return "<namespace>"
+
+
 class TemplateRefusal(jinja2.TemplateError):
     """The template itself refused the conversation, with `raise_exception`."""
 
@@ -56,7 +63,7 @@ def allowed_globals(now: Callable[[], datetime]) -> dict[str, Any]:
     """The functions by name."""
     return {
         "range": safe_range,
-        "namespace": Namespace,
+        "namespace": PlainNamespace,
         "dict": dict,
         "raise_exception": _raise_exception,
         "strftime_now": partial(_strftime_now, now),

@@ -50,7 +50,6 @@ _METHODS: dict[type, set[str]] = {
         "nextitem", "previtem", "revindex", "revindex0",
     },
 }  # fmt: skip
-_PRINTABLE = (str, int, float, list, tuple, dict, Undefined, type(None))
 _OPERATORS = ("+", "-", "*", "/", "//", "%", "**")
 _MAX_POWER_BITS = 4096
 _WIDE_CONVERSION = re.compile(r"%\(|%[^A-Za-z%]*(?:\*|\d\d)")
@@ -78,8 +77,7 @@ class TemplateEnvironment(ImmutableSandboxedEnvironment):
             trim_blocks=True,
             lstrip_blocks=True,
             extensions=[LoopControlExtension, GenerationTag],
-            optimized=False,  # constants would be computed without a budget
-            finalize=_check_printable,
+            optimized=False,
         )
         self._rendering = threading.local()
         self.concat = self._concatenate_output  # type: ignore[method-assign]
@@ -152,6 +150,10 @@ class TemplateEnvironment(ImmutableSandboxedEnvironment):
         return budget.admit(super().call_binop(context, operator, left, right))
 
     def _budget(self) -> Budget:
+        """The budget of the rendering on this thread.
+
+        While compiling there is none; the AttributeError keeps Jinja from computing constants.
+        """
         budget: Budget = self._rendering.budget
         return budget
 
@@ -172,14 +174,6 @@ class TemplateEnvironment(ImmutableSandboxedEnvironment):
             budget.charge(len(part))
             output.append(part)
         return "".join(output)
-
-
-@jinja2.pass_context  # wanting the context keeps Jinja from computing outputs at compile time
-def _check_printable(context: Context, value: Any) -> Any:
-    context.environment._budget().charge()  # type: ignore[attr-defined]
-    if not isinstance(value, _PRINTABLE):
-        raise SecurityError(f"a template cannot print a {type(value).__name__}")
-    return value
 
 
 def _check_growth(budget: Budget, function: Any, arguments: list[Any]) -> None:

@@ -15,6 +15,7 @@ from ctypes import c_bool, c_char_p, c_float, c_int, c_int64, c_size_t, c_uint8,
 from pathlib import Path
 from typing import Any
 
+from powerserve.backend.ggml.locate import library_file, library_file_names
 from powerserve.core.errors import BackendError
 
 MAX_DIMS = 4
@@ -243,11 +244,9 @@ class GgmlLibrary:
 
 
 def _open(folder: Path, name: str) -> ctypes.CDLL:
-    endings = {"darwin": [f"lib{name}.dylib"], "win32": [f"{name}.dll", f"lib{name}.dll"]}
-    candidates = endings.get(sys.platform, [f"lib{name}.so"])
-    path = next((folder / file for file in candidates if (folder / file).exists()), None)
+    path = library_file(folder, name)
     if path is None:
-        raise BackendError(f"there is no {candidates[0]} in {folder}")
+        raise BackendError(f"there is no {library_file_names(name, sys.platform)[0]} in {folder}")
     try:
         return ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL)
     except OSError as error:

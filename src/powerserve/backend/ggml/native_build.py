@@ -28,6 +28,9 @@ from powerserve.storage.lock import exclusive_lock
 
 # NATIVE: every instruction this processor has. LLAMAFILE: faster prefill of Q8_0, F16 and F32.
 CMAKE_OPTIONS = ("-DGGML_NATIVE=ON", "-DGGML_LLAMAFILE=ON")
+# GCC 12's _tile_loadconfig tells the optimiser that it reads 8 of the 64 configuration bytes, so
+# stores to the others are removed as dead and the first AMX product ends in a segmentation fault.
+AMX_WORKAROUND = "-fno-dse -fno-tree-dse"
 COMPILER_VARIABLES = ("CC", "CXX", "CFLAGS", "CXXFLAGS", "LDFLAGS")
 LOCK = "build.lock"
 LOG = "build.log"
@@ -83,8 +86,11 @@ def recipe_for(environment: Mapping[str, str]) -> Recipe:
         BackendError: there is no C++ compiler.
     """
     extra = shlex.split(environment.get("CMAKE_ARGS", ""))
-    variables = ((name, environment[name]) for name in COMPILER_VARIABLES if name in environment)
-    return Recipe(compiler_in(environment), (*CMAKE_OPTIONS, *extra), tuple(variables))
+    compiler = compiler_in(environment)
+    variables = {name: environment[name] for name in COMPILER_VARIABLES if name in environment}
+    if "amx_tile" in locate.cpu_flags() and "clang" not in compiler:
+        variables["CXXFLAGS"] = f"{variables.get('CXXFLAGS', '')} {AMX_WORKAROUND}".strip()
+    return Recipe(compiler, (*CMAKE_OPTIONS, *extra), tuple(variables.items()))
 
 
 def compiler_in(environment: Mapping[str, str]) -> str:
@@ -192,7 +198,7 @@ def build_environment(
         "PIP_USER": "0",
         "TMPDIR": str(scratch),
     }
-    return kept | ours
+    return kept | ours | dict(recipe.variables)
 
 
 def _take_libraries(package: Path, folder: Path) -> None:

@@ -104,19 +104,20 @@ def test_library_names_by_system(system: str, name: str) -> None:
 
 
 def test_only_instruction_sets_outdate_a_build(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(locate.platform, "machine", lambda: "x86_64")
     keys = []
     for flags in ("avx2 fma", "avx2 fma ibrs md_clear", "avx2 fma avx512f"):
-        monkeypatch.setattr(locate, "_flags_line", lambda path, flags=flags: flags)
-        monkeypatch.setattr(locate.platform, "machine", lambda: "x86_64")
+        monkeypatch.setattr(
+            locate.machine, "cpu_flags", lambda flags=flags: frozenset(flags.split())
+        )
         keys.append(locate.machine_key())
     assert keys[0] == keys[1] != keys[2]
 
 
-def test_flags_are_read_for_x86_and_arm(tmp_path: Path) -> None:
-    cpuinfo = tmp_path / "cpuinfo"
-    cpuinfo.write_text("processor\t: 0\nFeatures\t: fp asimd i8mm\nprocessor\t: 1\n")
-    assert locate._flags_line(cpuinfo) == "fp asimd i8mm"
-    assert locate._flags_line(tmp_path / "missing") is None
+def test_all_features_of_an_arm_processor_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(locate.platform, "machine", lambda: "aarch64")
+    monkeypatch.setattr(locate.machine, "cpu_flags", lambda: frozenset({"asimd", "i8mm"}))
+    assert locate.instruction_sets() == ["asimd", "i8mm"]
 
 
 def test_describing_the_wheel() -> None:

@@ -80,6 +80,16 @@ def test_the_users_cmake_arguments_come_after_ours(tmp_path: Path) -> None:
     assert shlex.split(built_with) == [*native_build.CMAKE_OPTIONS, "-DGGML_LTO=ON", "-DX=a b"]
 
 
+def test_amx_kernels_are_protected_from_a_compiler_bug(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    environment = {"PATH": add_compiler(tmp_path, "c++"), "CXXFLAGS": "-O2"}
+    for flags, expected in (({"avx2"}, "-O2"), ({"avx2", "amx_tile"}, "-O2 -fno-tree-dse")):
+        monkeypatch.setattr(native_build.machine, "cpu_flags", lambda flags=flags: flags)
+        recipe = native_build.recipe_for(environment)
+        assert native_build.build_environment({}, recipe, tmp_path)["CXXFLAGS"] == expected
+
+
 def test_a_missing_compiler_is_named_with_a_command(tmp_path: Path) -> None:
     with pytest.raises(BackendError, match=r"no C\+\+ compiler .* get one with: "):
         native_build.recipe_for({"PATH": str(tmp_path)})

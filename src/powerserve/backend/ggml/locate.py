@@ -17,6 +17,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from powerserve.core import machine
 from powerserve.core.errors import BackendError
 
 ENVIRONMENT_VARIABLE = "POWERSERVE_GGML_DIR"
@@ -89,19 +90,16 @@ def native_root() -> Path:
 
 def machine_key() -> str:
     """What a build must match to be used here: our version of ggml and the processor."""
-    digest = hashlib.sha256(" ".join(cpu_flags()).encode()).hexdigest()
+    digest = hashlib.sha256(" ".join(instruction_sets()).encode()).hexdigest()
     return f"{PACKAGE_VERSION}-{platform.machine().lower()}-{digest[:8]}"
 
 
-def cpu_flags() -> list[str]:
+def instruction_sets() -> list[str]:
     """The processor's instruction sets, sorted; its name where the system lists none."""
-    line = _flags_line(Path("/proc/cpuinfo"))
-    if line is None:
-        return [platform.processor() or platform.machine()]
-    flags = set(line.split())
-    if platform.machine().lower() in ("x86_64", "amd64", "i686"):
-        flags = {flag for flag in flags if _X86_INSTRUCTIONS.match(flag)}
-    return sorted(flags)
+    flags = machine.cpu_flags()
+    if platform.machine().lower() in ("x86_64", "amd64"):
+        flags = frozenset(filter(_X86_INSTRUCTIONS.match, flags))
+    return sorted(flags) or [machine.cpu_name()]
 
 
 def has_libraries(folder: Path) -> bool:
@@ -122,13 +120,16 @@ def library_file_names(name: str, system: str) -> list[str]:
     return [f"lib{name}.dylib"] if system == "darwin" else [f"lib{name}.so"]
 
 
-def describe_library(folder: Path) -> LibraryInfo:
-    """Load the libraries in `folder` in a child process, try them, and say what they are.
+def describe_library(folder: Path, *, check_kernels: bool = False) -> LibraryInfo:
+    """Load the libraries in `folder` in a child process and say what they are.
+
+    `check_kernels` also multiplies a few matrices with them (half a second).
 
     Raises:
-        BackendError: they do not load, do not compute, or use instructions this machine lacks.
+        BackendError: they do not load, use instructions this machine lacks, or compute wrongly.
     """
     command = [sys.executable, "-m", "powerserve.backend.ggml.probe", str(folder)]
+    command += ["--kernels"] if check_kernels else []
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=PROBE_TIMEOUT_S)
     except subprocess.TimeoutExpired:
@@ -146,16 +147,6 @@ def origin_of(folder: Path) -> str:
     if (folder / RECORD).is_file():
         return "native"
     return "wheel" if folder == wheel_folder() else "environment"
-
-
-def _flags_line(cpuinfo: Path) -> str | None:
-    """The flags of the first processor that the file lists (they are the same for all)."""
-    try:
-        with cpuinfo.open() as lines:
-            found = (line for line in lines if line.startswith(("flags", "Features")))
-            return next(found, ":").partition(":")[2].strip() or None
-    except OSError:
-        return None
 
 
 def _status_text(status: int) -> str:

@@ -22,6 +22,7 @@ from pathlib import Path
 
 from powerserve.backend.ggml import build_process, locate
 from powerserve.backend.ggml.build_process import ReportStep
+from powerserve.core import machine
 from powerserve.core.errors import BackendError
 from powerserve.storage import atomic
 from powerserve.storage.lock import exclusive_lock
@@ -31,6 +32,9 @@ CMAKE_OPTIONS = ("-DGGML_NATIVE=ON", "-DGGML_LLAMAFILE=ON")
 # GCC 12's _tile_loadconfig tells the optimiser that it reads 8 of the 64 configuration bytes, so
 # stores to the others are removed as dead and the first AMX product ends in a segmentation fault.
 AMX_WORKAROUND = "-fno-dse -fno-tree-dse"
+# Up to 12.3 and 13.2, gcc drops most of the stores that fill a tile configuration (its bug 114098),
+# and the AMX kernels crash. Without this optimisation they are kept, and nothing else gets slower.
+AMX_FLAG = "-fno-tree-dse"
 COMPILER_VARIABLES = ("CC", "CXX", "CFLAGS", "CXXFLAGS", "LDFLAGS")
 LOCK = "build.lock"
 LOG = "build.log"
@@ -85,12 +89,11 @@ def recipe_for(environment: Mapping[str, str]) -> Recipe:
     Raises:
         BackendError: there is no C++ compiler.
     """
-    extra = shlex.split(environment.get("CMAKE_ARGS", ""))
-    compiler = compiler_in(environment)
+    options = (*CMAKE_OPTIONS, *shlex.split(environment.get("CMAKE_ARGS", "")))
     variables = {name: environment[name] for name in COMPILER_VARIABLES if name in environment}
-    if "amx_tile" in locate.cpu_flags() and "clang" not in compiler:
-        variables["CXXFLAGS"] = f"{variables.get('CXXFLAGS', '')} {AMX_WORKAROUND}".strip()
-    return Recipe(compiler, (*CMAKE_OPTIONS, *extra), tuple(variables.items()))
+    if "amx_tile" in machine.cpu_flags():
+        variables["CXXFLAGS"] = f"{variables.get('CXXFLAGS', '')} {AMX_FLAG}".strip()
+    return Recipe(compiler_in(environment), options, tuple(variables.items()))
 
 
 def compiler_in(environment: Mapping[str, str]) -> str:
@@ -161,7 +164,7 @@ def _build_into(target: Path, recipe: Recipe, report: ReportStep) -> None:
         build_process.run(command, environment, target.parent / LOG, report)
         _take_libraries(scratch / "package" / "libggml", folder)
         shutil.rmtree(scratch)
-        info = locate.describe_library(folder)
+        info = locate.describe_library(folder, check_kernels=True)
         record = asdict(recipe) | {"version": info.version, "features": info.features}
         atomic.write_bytes(folder / locate.RECORD, json.dumps(record, indent=2).encode())
 
@@ -192,7 +195,7 @@ def build_environment(
     kept = {name: value for name, value in environment.items() if name not in elsewhere}
     ours = {
         "CMAKE_ARGS": shlex.join(recipe.options),
-        "CMAKE_BUILD_PARALLEL_LEVEL": str(os.cpu_count() or 1),
+        "CMAKE_BUILD_PARALLEL_LEVEL": str(machine.allowed_cpus()),
         "LC_ALL": "C",  # error lines are recognised by their English words
         "PIP_DISABLE_PIP_VERSION_CHECK": "1",
         "PIP_USER": "0",

@@ -34,7 +34,6 @@ class BytePairEncoder:
         vocabulary: Vocabulary,
         merges: Sequence[str],
         pretokenizer: PreTokenizer,
-        unknown_id: int | None = None,
     ) -> None:
         """Take the merges in order of rank, each “left right”; raises TokenizerError if not so."""
         if "\n".join(merges).count(" ") != len(merges):
@@ -44,7 +43,6 @@ class BytePairEncoder:
         self._ranks = dict(zip(reversed(merges), range(count - 1, -1, -1), strict=True))
         self._ids = vocabulary.ids
         self._pretokenizer = pretokenizer
-        self._unknown = () if unknown_id is None else (unknown_id,)
         self._words = WordCache(self._encode_word)
 
     def encode(self, text: str, *, at_start: bool = False) -> list[int]:
@@ -79,4 +77,4 @@ class BytePairEncoder:
             return (token_id,)
         if len(symbol) > 1:
             raise TokenizerError(f"The model file's merges make {symbol!r}, which is not a token.")
-        return self._unknown  # a byte that the vocabulary lacks
+        return ()  # a byte that the vocabulary lacks; “unknown” is often “end of text” here

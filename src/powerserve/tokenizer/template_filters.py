@@ -25,10 +25,11 @@ from powerserve.tokenizer.template_budget import Budget
 _BUILTIN = (
     "abs", "capitalize", "count", "d", "default", "dictsort", "e", "escape", "first", "float",
     "int", "items", "last", "length", "list", "lower", "map", "max", "min", "reject",
-    "rejectattr", "reverse", "select", "selectattr", "sort", "string", "title", "trim", "unique",
+    "rejectattr", "reverse", "select", "selectattr", "sort", "string", "title", "unique",
     "upper",
 )  # fmt: skip
 _MAX_INDENT = 16  # spaces
+_MAX_STRIPPED = 100  # characters
 _SIZED_CONVERSION = re.compile(r"%[^A-Za-z%]*\d")  # “%99d”: C libraries pad to any width
 
 GetBudget = Callable[[], Budget]
@@ -52,6 +53,7 @@ def allowed_filters(budget: GetBudget) -> dict[str, Callable[..., Any]]:
         "replace": _replace,
         "indent": _indent,
         "tojson": _tojson,
+        "trim": _trim,
     }
     filters: dict[str, Callable[..., Any]] = {name: FILTERS[name] for name in _BUILTIN}
     filters |= {name: partial(function, budget) for name, function in own.items()}
@@ -86,6 +88,17 @@ def joined_text(budget: GetBudget, values: Iterable[Any], separator: str = "") -
 def check_replacement(budget: Budget, text: str, old: str, new: str) -> None:
     """Raise TemplateError if replacing `old` by `new` would make `text` too long."""
     budget.foresee(len(text) + text.count(old) * max(0, len(new) - len(old)))
+
+
+def check_stripped(characters: Any) -> None:
+    """Refuse to strip more than a few different characters: each is sought for each position."""
+    if isinstance(characters, str) and len(characters) > _MAX_STRIPPED:
+        raise TemplateRefusal("The model's chat template strips too many different characters.")
+
+
+def _trim(budget: GetBudget, value: Any, chars: str | None = None) -> str:
+    check_stripped(chars)
+    return str(value).strip(chars)
 
 
 @jinja2.pass_context

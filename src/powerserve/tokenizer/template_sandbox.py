@@ -30,6 +30,7 @@ from powerserve.tokenizer.template_filters import (
     allowed_filters,
     allowed_globals,
     check_replacement,
+    check_stripped,
     joined_text,
 )
 from powerserve.tokenizer.template_guards import ADMIT, CONCATENATE, ITERATE, add_guards
@@ -90,10 +91,10 @@ class TemplateEnvironment(ImmutableSandboxedEnvironment):
         self.filters |= {
             ADMIT: lambda value: self._budget().admit(value),
             ITERATE: lambda value: self._budget().iterate(value),
-            CONCATENATE: lambda values: joined_text(self._budget, values),
+            CONCATENATE: self._guarded(lambda values: joined_text(self._budget, values)),
         }
         tests: Mapping[str, Any] = TESTS
-        self.tests = {name: self._guarded(function) for name, function in tests.items()}
+        self.tests = {name: self._timed(function) for name, function in tests.items()}
 
     def compile_guarded(self, source: str) -> jinja2.Template:
         """Compile `source`; raises whatever Jinja, or Python's compiler, raises for bad ones."""
@@ -115,6 +116,11 @@ class TemplateEnvironment(ImmutableSandboxedEnvironment):
         if isinstance(obj, Namespace):
             return not attr.startswith("_")
         return any(attr in names for kind, names in _METHODS.items() if isinstance(obj, kind))
+
+    def getitem(self, obj: Any, argument: Any) -> Any:
+        """Look at the clock: a path like “0.0.0…” makes filters come here a million times."""
+        self._budget().charge()
+        return super().getitem(obj, argument)
 
     def wrap_str_format(self, value: Any) -> None:
         """`str.format` is not offered, so there is nothing to wrap."""
@@ -158,14 +164,21 @@ class TemplateEnvironment(ImmutableSandboxedEnvironment):
         return budget
 
     def _guarded(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """Charge for the result of a filter or test."""
+        """Charge for the result of a filter."""
 
         def guarded(*args: Any, **kwargs: Any) -> Any:
             return self._budget().admit(function(*args, **kwargs))
 
-        # Jinja marks functions that want the environment; the mark must show on the outside.
-        marked = getattr(function, "func", function)
-        return update_wrapper(guarded, marked, assigned=())
+        return _marked_like(function, guarded)
+
+    def _timed(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Look at the clock before a test, whose result is but true or false."""
+
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            self._budget().charge()
+            return function(*args, **kwargs)
+
+        return _marked_like(function, timed)
 
     def _concatenate_output(self, parts: Iterable[str]) -> str:
         budget = self._budget()
@@ -176,8 +189,13 @@ class TemplateEnvironment(ImmutableSandboxedEnvironment):
         return "".join(output)
 
 
+def _marked_like(function: Callable[..., Any], wrapper: Callable[..., Any]) -> Callable[..., Any]:
+    """Copy Jinja's mark of functions that want the context or the environment."""
+    return update_wrapper(wrapper, getattr(function, "func", function), assigned=())
+
+
 def _check_growth(budget: Budget, function: Any, arguments: list[Any]) -> None:
-    """Look ahead where a method of str can return far more than it is given."""
+    """Look ahead where a method of str returns far more than it is given, or takes far longer."""
     text, name = getattr(function, "__self__", None), getattr(function, "__name__", "")
     if not isinstance(text, str):
         return
@@ -185,6 +203,8 @@ def _check_growth(budget: Budget, function: Any, arguments: list[Any]) -> None:
         check_replacement(budget, text, str(arguments[0]), str(arguments[1]))
     elif name == "join" and arguments and hasattr(arguments[0], "__len__"):
         budget.foresee(len(text) * len(arguments[0]))
+    elif name in ("strip", "lstrip", "rstrip") and arguments:
+        check_stripped(arguments[0])
 
 
 def _check_product(budget: Budget, left: Any, right: Any) -> None:

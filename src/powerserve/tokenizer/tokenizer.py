@@ -73,7 +73,7 @@ class Tokenizer:
         defaults = SpecialDefaults(add_bos=recipe.add_bos)
         special = read_special_tokens(metadata, vocabulary, defaults)
         merges = string_array(metadata, "tokenizer.ggml.merges")
-        return cls(vocabulary, special, BytePairEncoder(vocabulary, merges, recipe, special.unk))
+        return cls(vocabulary, special, BytePairEncoder(vocabulary, merges, recipe))
 
     @classmethod
     def _sentence_piece(cls, metadata: Metadata) -> Tokenizer:

@@ -19,6 +19,7 @@ COMMANDS = {
     "run": "answer one prompt",
     "chat": "talk to a model, turn by turn",
     "bench": "measure prefill and decode speed",
+    "perplexity": "measure how well a model predicts a text",
     "pull": "download a model into the store",
     "list": "list the models in the store",
     "show": "describe a model",
@@ -71,6 +72,11 @@ def run_command(command: str, argv: Sequence[str] | None = None, *, prog: str) -
 def run_main() -> int:
     """The original's `powerserve-run`."""
     return run_command("original-run", prog="powerserve-run")
+
+
+def perplexity_main() -> int:
+    """The original's `powerserve-perplexity-test`."""
+    return run_command("perplexity", prog="powerserve-perplexity-test")
 
 
 def config_generator_main() -> int:

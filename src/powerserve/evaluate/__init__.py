@@ -1,0 +1,1 @@
+"""Measurements of models: how well they predict, and how fast they run."""

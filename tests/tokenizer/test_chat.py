@@ -1,5 +1,7 @@
 """Prompts rendered from chat templates, compared with strings written by hand."""
 
+import subprocess
+import sys
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
@@ -190,3 +192,8 @@ def test_only_plain_data_enters_a_template() -> None:
 def test_metadata_that_is_not_text_is_refused() -> None:
     with pytest.raises(TemplateError, match="is not text"):
         ChatTemplate.from_metadata({"tokenizer.chat_template": 3}, _tokenizer())
+
+
+def test_jinja_is_not_imported_at_start_up() -> None:
+    code = "import sys, powerserve.tokenizer; sys.exit('jinja2' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

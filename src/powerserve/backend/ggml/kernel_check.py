@@ -1,6 +1,6 @@
 """Try a ggml build's matrix kernels, with weights placed exactly as a model's are.
 
-A build can load and yet be wrong: gcc 12.2 miscompiles ggml's AMX kernels, which then kill the
+A build can load and yet be wrong: GCC 12.2 miscompiles ggml's AMX kernels, which then kill the
 process at the first quantised product. So this runs in a child process, as the probe does.
 """
 

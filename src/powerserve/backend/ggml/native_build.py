@@ -32,9 +32,6 @@ CMAKE_OPTIONS = ("-DGGML_NATIVE=ON", "-DGGML_LLAMAFILE=ON")
 # GCC 12's _tile_loadconfig tells the optimiser that it reads 8 of the 64 configuration bytes, so
 # stores to the others are removed as dead and the first AMX product ends in a segmentation fault.
 AMX_WORKAROUND = "-fno-dse -fno-tree-dse"
-# Up to 12.3 and 13.2, gcc drops most of the stores that fill a tile configuration (its bug 114098),
-# and the AMX kernels crash. Without this optimisation they are kept, and nothing else gets slower.
-AMX_FLAG = "-fno-tree-dse"
 COMPILER_VARIABLES = ("CC", "CXX", "CFLAGS", "CXXFLAGS", "LDFLAGS")
 LOCK = "build.lock"
 LOG = "build.log"
@@ -89,11 +86,12 @@ def recipe_for(environment: Mapping[str, str]) -> Recipe:
     Raises:
         BackendError: there is no C++ compiler.
     """
+    compiler = compiler_in(environment)
     options = (*CMAKE_OPTIONS, *shlex.split(environment.get("CMAKE_ARGS", "")))
     variables = {name: environment[name] for name in COMPILER_VARIABLES if name in environment}
-    if "amx_tile" in machine.cpu_flags():
-        variables["CXXFLAGS"] = f"{variables.get('CXXFLAGS', '')} {AMX_FLAG}".strip()
-    return Recipe(compiler_in(environment), options, tuple(variables.items()))
+    if "amx_tile" in machine.cpu_flags() and "clang" not in compiler:
+        variables["CXXFLAGS"] = f"{variables.get('CXXFLAGS', '')} {AMX_WORKAROUND}".strip()
+    return Recipe(compiler, options, tuple(variables.items()))
 
 
 def compiler_in(environment: Mapping[str, str]) -> str:

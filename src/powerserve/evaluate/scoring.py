@@ -7,13 +7,13 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from powerserve.backend.base import Batch, BatchSlice, FloatArray, LoadedModel
+from powerserve.backend.base import Batch, BatchSlice, FloatArray, Int32Array, LoadedModel
 from powerserve.core.dtypes import DType
 from powerserve.executor.executor import CELL_BLOCK, Executor
 
 
 def batch_logits(
-    model: LoadedModel, token_ids: Sequence[int], *, batch_size: int, kv_dtype: DType
+    model: LoadedModel, token_ids: Sequence[int] | Int32Array, *, batch_size: int, kv_dtype: DType
 ) -> Iterator[FloatArray]:
     """Compute a text batch by batch; yields logits [batch, vocab], valid until the next one.
 
@@ -38,7 +38,8 @@ def token_nll(logits: FloatArray, targets: npt.NDArray[np.int32]) -> npt.NDArray
     peak = rows.max(axis=1, keepdims=True)
     total = np.exp(rows - peak, dtype=np.float32).sum(axis=1, dtype=np.float64)
     chosen = rows[np.arange(len(targets)), targets]
-    return np.log(total) - (chosen - peak[:, 0]).astype(np.float64)
+    nll: npt.NDArray[np.float64] = np.log(total) - (chosen - peak[:, 0]).astype(np.float64)
+    return nll
 
 
 def _chain(token_ids: npt.NDArray[np.int32], start: int) -> Batch:

@@ -30,6 +30,7 @@ from powerserve.storage.model_contents import (
 from powerserve.storage.progress import Advance, Silent
 from powerserve.storage.qnn_libs import copy_qnn_libs
 from powerserve.storage.resolve import resolve_model
+from privileges import permissions_apply
 from tiny_models import TinyModel, write_tiny_model
 
 
@@ -213,11 +214,10 @@ def test_a_target_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.Mon
         create_workspace(tmp_path / "proj", plan)
 
 
-@pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="root may write everywhere")
 def test_a_folder_without_write_permission(tmp_path: Path) -> None:
     plan = WorkspacePlan(model(tmp_path / "m", "1"))
     (tmp_path / "proj").mkdir(mode=0o555)
-    with pytest.raises(UsageError, match="Permission denied"):
+    with permissions_apply(), pytest.raises(UsageError, match="Permission denied"):
         create_workspace(tmp_path / "proj", plan)
 
 

@@ -1,6 +1,5 @@
 """What a user calls a model leads to the right files, or to a sentence that helps."""
 
-import os
 from pathlib import Path
 
 import pytest
@@ -10,6 +9,7 @@ from powerserve.core.errors import ConfigError, ModelFileError, ModelNotFoundErr
 from powerserve.storage.hparams import Hparams
 from powerserve.storage.resolve import ModelSource, resolve_model, resolve_workspace
 from powerserve.storage.workspace import Workspace
+from privileges import permissions_apply
 
 
 class Store(dict[str, Path]):
@@ -207,12 +207,11 @@ def test_without_paths_only_names_below_the_work_folder_count(
         assert resolve_model(name, work_folder=proj, allow_paths=False).name == "main"
 
 
-@pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="root may read everything")
 def test_a_folder_that_may_not_be_entered_is_not_found(tmp_path: Path) -> None:
     folder = write_model_folder(tmp_path / "m")
     folder.chmod(0)
     try:
-        with pytest.raises(ModelNotFoundError):
+        with permissions_apply(), pytest.raises(ModelNotFoundError):
             resolve_model(folder)
     finally:
         folder.chmod(0o755)

@@ -10,6 +10,7 @@ import pytest
 
 from powerserve.core.errors import ModelNotFoundError, StoreError
 from powerserve.storage.store import HubOrigin, ModelStore, StoredFile, default_folder
+from privileges import permissions_apply
 
 ORIGIN = HubOrigin("Owner/Repo", "main", "c0ffee")
 
@@ -132,13 +133,12 @@ def test_a_folder_that_cannot_be_made_names_the_variable(tmp_path: Path) -> None
     assert store.entries() == ()
 
 
-@pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="root may write anywhere")
 def test_a_read_only_folder_can_be_read_but_not_added_to(store: ModelStore, tmp_path: Path) -> None:
     store.add("m", [downloaded(tmp_path)], ORIGIN)
     store.folder.chmod(0o555)
     try:
         assert store.find("m")
-        with pytest.raises(StoreError, match="POWERSERVE_HOME"):
+        with permissions_apply(), pytest.raises(StoreError, match="POWERSERVE_HOME"):
             store.add("n", [downloaded(tmp_path)], ORIGIN)
     finally:
         store.folder.chmod(0o755)

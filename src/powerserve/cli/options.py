@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from powerserve.core import dtypes
-from powerserve.core.errors import ConfigError, UsageError
+from powerserve.core.errors import UsageError
 
 if TYPE_CHECKING:
     from powerserve.engine.loader import LoadOptions
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 KV_TYPES = {"f16": dtypes.F16, "q8_0": dtypes.Q8_0, "f32": dtypes.F32}
 DEFAULT_BATCH_SIZE = 512
+RANDOM_SEED = -1
 
 # flag -> field of SamplingParams; None means that the flag was not given
 _SAMPLING_FIELDS = {
@@ -142,7 +143,9 @@ def add_sampling_flags(parser: ArgumentParser) -> None:
         metavar="N",
         help="tokens that penalties look at; -1: all (default: 64)",
     )
-    group.add_argument("-s", "--seed", type=int, metavar="N", help="for repeatable randomness")
+    group.add_argument(
+        "-s", "--seed", type=int, metavar="N", help="for repeatable randomness (-1: random)"
+    )
     group.add_argument("--ignore-eos", action="store_true", help="do not stop at the end token")
     group.add_argument(
         "--stop",
@@ -162,18 +165,13 @@ def add_sampling_flags(parser: ArgumentParser) -> None:
     group.add_argument("--logprobs", type=int, metavar="N", help="report N alternatives (--json)")
 
 
-def add_prompt_flags(parser: ArgumentParser) -> None:
-    """Where the prompt comes from: `-p` or `-f`."""
-    group = parser.add_argument_group("prompt").add_mutually_exclusive_group()
-    group.add_argument("-p", "--prompt", metavar="TEXT")
-    group.add_argument("-f", "--prompt-file", type=Path, metavar="FILE")
-
-
 def add_speculation_flags(parser: ArgumentParser) -> None:
     """The original's flags for speculative decoding, accepted so that its command lines work."""
     group = parser.add_argument_group("speculation (accepted, not used yet)")
-    group.add_argument("--use-spec", action="store_true")
-    group.add_argument("--draft-model", default="", metavar="MODEL")
+    group.add_argument("--use-spec", action="store_true", help="guess with a draft model")
+    group.add_argument(
+        "--draft-model", default="", metavar="MODEL", help="default: the workspace's draft model"
+    )
     for flag, kind, default in (
         ("--draft-batch-size", whole_number, 12),
         ("--draft-sampler-top-k", whole_number, 15),
@@ -207,6 +205,25 @@ def find_model(arguments: Namespace, default: str) -> ModelSource:
     )
 
 
+def find_draft(arguments: Namespace, source: ModelSource) -> ModelSource | None:
+    """The draft model for `--use-spec`: that of `--draft-model`, else the workspace's.
+
+    Raises UsageError if there is neither; None without `--use-spec`.
+    """
+    if not arguments.use_spec:
+        return None
+    if arguments.draft_model:
+        from powerserve.llm import locate_model
+
+        return locate_model(arguments.draft_model, work_folder=arguments.work_folder)
+    if source.draft is None:
+        raise UsageError(
+            f"--use-spec needs a draft model, and {source.name} comes without one; "
+            "name it with --draft-model"
+        )
+    return source.draft
+
+
 def load_options(arguments: Namespace, hparams: Hparams | None) -> LoadOptions:
     """Loading options from the flags, then hparams.json, then the defaults."""
     from powerserve.engine.loader import LoadOptions
@@ -237,6 +254,8 @@ def sampling_params(
         for flag, field in _SAMPLING_FIELDS.items()
         if (value := getattr(arguments, flag)) is not None
     }
+    if arguments.seed == RANDOM_SEED:
+        changes["seed"] = None
     biases: Mapping[int, float] = dict(arguments.logit_bias)
     return base.replace(
         **changes,
@@ -245,17 +264,6 @@ def sampling_params(
         logit_bias=biases,
         ignore_eos=arguments.ignore_eos or base.ignore_eos,
     )
-
-
-def read_prompt_file(path: Path) -> str:
-    """The whole file as text."""
-    try:
-        return path.read_text(encoding="utf-8")
-    except OSError as error:
-        reason = error.strerror or error
-        raise ConfigError(f"the prompt file {path} cannot be read: {reason}") from None
-    except UnicodeDecodeError:
-        raise ConfigError(f"the prompt file {path} is not UTF-8 text") from None
 
 
 def whole_number(text: str) -> int:

@@ -6,25 +6,27 @@ original, -n N generates exactly N tokens.
 
 from __future__ import annotations
 
+import secrets
 import sys
 from argparse import ArgumentParser, Namespace
 from typing import TYPE_CHECKING
 
 from powerserve.cli import options
+from powerserve.cli.prompt import add_prompt_flags, encode_prompt, prompt_from_flags
 
 if TYPE_CHECKING:
-    from powerserve.engine.generation import Completion
+    from powerserve.engine.generation import Completion, TextGeneration
     from powerserve.llm import LLM
     from powerserve.sampler.params import SamplingParams
 
 DEFAULT_PROMPT = "Once upon a time"
 DEFAULT_NUM_TOKENS = 16
-END_OF_TEXT = " [end of text]"
+END_OF_TEXT = "[end of text]"
 
 
 def configure(parser: ArgumentParser) -> None:
     """Declare the flags of the original's three programs, and ours beside them."""
-    options.add_prompt_flags(parser)
+    add_prompt_flags(parser)
     parser.add_argument(
         "-n", "--n-predicts", type=options.whole_number, default=DEFAULT_NUM_TOKENS, metavar="N"
     )
@@ -39,47 +41,68 @@ def configure(parser: ArgumentParser) -> None:
 def execute(arguments: Namespace) -> int:
     """Run the program."""
     from powerserve.cli.interrupt import interruptible
-    from powerserve.cli.statistics import info, memory_line, prompt_line, speed_lines
+    from powerserve.cli.statistics import info, no_speculation, speed_lines, warn
     from powerserve.llm import DEFAULT_MODEL, LLM
 
-    prompt = _prompt(arguments)
+    prompt = prompt_from_flags(arguments)
+    prompt = DEFAULT_PROMPT if prompt is None else prompt
     source = options.find_model(arguments, DEFAULT_MODEL)
-    load_options = options.load_options(arguments, source.hparams)
-    with LLM(source, load_options) as llm:
-        params = options.sampling_params(arguments, source.hparams, arguments.n_predicts)
-        for line in (
-            memory_line("model"),
-            prompt_line(prompt),
-            f"n_predicts  : {arguments.n_predicts}",
-            f"model arch  : {llm.loaded.config.architecture}",
-            f"n_threads   : {llm.loaded.num_threads}",
-            f"batch_size  : {load_options.batch_size}",
-        ):
-            info(line, sys.stdout)
-        if arguments.use_spec:
-            print("[WARN ] speculation is not available yet", file=sys.stderr)
+    draft = options.find_draft(arguments, source)
+    params = options.sampling_params(arguments, source.hparams, arguments.n_predicts)
+    with LLM(source, options.load_options(arguments, source.hparams)) as llm:
+        generation = _start(llm, arguments, prompt, params)
+        if draft is not None:
+            warn(no_speculation(draft.name))
         with interruptible(llm.loaded.backend):
-            completion = _generate(llm, prompt, params)
+            completion = _print_text(llm, generation)
         if completion.token_ids:
             for line in speed_lines(completion):
                 info(line, sys.stdout)
     return 0
 
 
-def _prompt(arguments: Namespace) -> str:
-    if arguments.prompt_file is not None:
-        return options.read_prompt_file(arguments.prompt_file)
-    return DEFAULT_PROMPT if arguments.prompt is None else str(arguments.prompt)
+def _start(llm: LLM, arguments: Namespace, prompt: str, params: SamplingParams) -> TextGeneration:
+    """Begin the generation, with the original's lines about it.
+
+    Platform, attention and tokenizer are no separate stages here: they are part of the model's.
+    """
+    from powerserve.cli.statistics import info, memory_line, prompt_line
+
+    info(memory_line("model"), sys.stdout)
+    seed = secrets.randbits(32) if params.seed is None else params.seed
+    token_ids = encode_prompt(llm.loaded.tokenizer, prompt)
+    generation = llm.start(token_ids, params.replace(seed=seed))
+    for line in (
+        f"seed: {seed}",
+        memory_line("sampler"),
+        prompt_line(prompt),
+        f"n_predicts  : {arguments.n_predicts}",
+        f"model arch  : {llm.loaded.config.architecture}",
+        f"n_threads   : {llm.loaded.num_threads}",
+        f"batch_size   : {llm.loaded.engine.config.batch_size}",
+    ):
+        info(line, sys.stdout)
+    return generation
 
 
-def _generate(llm: LLM, prompt: str, params: SamplingParams) -> Completion:
-    tokenizer = llm.loaded.tokenizer
-    token_ids = tokenizer.encode(prompt)
-    if params.max_tokens:
-        print(tokenizer.decode(token_ids), end="", flush=True)
-    generation = llm.start(token_ids, params)
+def _print_text(llm: LLM, generation: TextGeneration) -> Completion:
+    """Echo the prompt, without its control tokens, and print the answer as it comes."""
+    from powerserve.cli.terminal import TextPrinter
+
+    sequence, tokenizer = generation.sequence, llm.loaded.tokenizer
+    printer = TextPrinter(sys.stdout)
+    if sequence.params.max_tokens != 0:
+        printer.write(tokenizer.decode(sequence.token_ids))
     for piece in llm.pieces(generation):
-        print(piece.text, end="", flush=True)
+        printer.write(piece.text)
     completion = generation.completion()
-    print(END_OF_TEXT if completion.finish_reason == "stop" else "", flush=True)
+    printer.write(f"{_ending(llm, completion)}\n")
     return completion
+
+
+def _ending(llm: LLM, completion: Completion) -> str:
+    """The original's mark after a stop token, which BOS and our stop strings do not get."""
+    last = completion.token_ids[-1:]
+    special = llm.loaded.tokenizer.special
+    ended = completion.finish_reason == "stop" and special.stop_ids.intersection(last)
+    return END_OF_TEXT if ended and last != [special.bos] else ""

@@ -10,13 +10,14 @@ import sys
 from argparse import ArgumentParser, Namespace
 
 from powerserve.cli import options
+from powerserve.cli.prompt import add_prompt_flags, read_prompt
 
 DEFAULT_BATCH_SIZE = 16  # tokens; 18 batches are the least, so short texts still do
 
 
 def configure(parser: ArgumentParser) -> None:
     """Declare the command's flags: the original's, of which some have no meaning here."""
-    options.add_prompt_flags(parser)
+    add_prompt_flags(parser)
     parser.add_argument("-n", "--n-predicts", type=options.whole_number, help="accepted, unused")
     parser.add_argument("--host", help="accepted, unused")
     parser.add_argument("--port", help="accepted, unused")
@@ -28,7 +29,6 @@ def configure(parser: ArgumentParser) -> None:
 def execute(arguments: Namespace) -> int:
     """Run the command."""
     from powerserve.cli.interrupt import interruptible
-    from powerserve.cli.run import read_prompt
     from powerserve.cli.statistics import info
     from powerserve.evaluate.perplexity import running_perplexity
     from powerserve.llm import DEFAULT_MODEL, LLM

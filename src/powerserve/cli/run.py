@@ -9,20 +9,21 @@ from __future__ import annotations
 import json
 import sys
 from argparse import ArgumentParser, Namespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from powerserve.cli import options
-from powerserve.core.errors import UsageError
+from powerserve.cli.prompt import add_prompt_flags, encode_prompt, read_prompt
 
 if TYPE_CHECKING:
     from powerserve.engine.generation import Completion
     from powerserve.llm import LLM
     from powerserve.sampler.params import SamplingParams
+    from powerserve.storage.resolve import ModelSource
 
 
 def configure(parser: ArgumentParser) -> None:
     """Declare the command's flags."""
-    options.add_prompt_flags(parser)
+    add_prompt_flags(parser)
     group = parser.add_argument_group("answer")
     group.add_argument(
         "-n",
@@ -44,76 +45,57 @@ def configure(parser: ArgumentParser) -> None:
 def execute(arguments: Namespace) -> int:
     """Run the command."""
     prompt = read_prompt(arguments)
+    from powerserve.cli.build_offer import offer_native_build
     from powerserve.cli.interrupt import interruptible
     from powerserve.llm import DEFAULT_MODEL, LLM
 
     source = options.find_model(arguments, DEFAULT_MODEL)
+    draft = options.find_draft(arguments, source)
     params = options.sampling_params(arguments, source.hparams, arguments.n_predicts)
     with LLM(source, options.load_options(arguments, source.hparams)) as llm:
         with interruptible(llm.loaded.backend):
             completion = answer(llm, arguments, prompt, params)
         if not arguments.quiet:
-            report(llm, arguments, completion)
+            report(llm, arguments, completion, draft)
+        if not arguments.quiet and not arguments.json:
+            offer_native_build(llm.loaded.backend)
     return 0
-
-
-def read_prompt(arguments: Namespace) -> str:
-    """The prompt from the flags, or from standard input if that is not a terminal."""
-    if arguments.prompt is not None:
-        return str(arguments.prompt)
-    if arguments.prompt_file is not None:
-        return options.read_prompt_file(arguments.prompt_file)
-    if sys.stdin is None or sys.stdin.isatty():
-        raise UsageError('there is no prompt: give one with -p "…", -f FILE or on standard input')
-    try:
-        return sys.stdin.buffer.read().decode("utf-8")
-    except UnicodeDecodeError:
-        raise UsageError("the prompt on standard input is not UTF-8 text") from None
 
 
 def answer(llm: LLM, arguments: Namespace, prompt: str, params: SamplingParams) -> Completion:
     """Generate and print the answer as it comes (as a whole with --json)."""
+    from powerserve.cli.completion_json import as_json
+    from powerserve.cli.terminal import TextPrinter
+
     generation = llm.start(_encode(llm, arguments, prompt), params)
+    printer = TextPrinter(sys.stdout)
     for piece in llm.pieces(generation):
         if not arguments.json:
-            print(piece.text, end="", flush=True)
+            printer.write(piece.text)
     completion = generation.completion()
-    ending = json.dumps(as_json(llm, completion), ensure_ascii=False) if arguments.json else ""
-    print(ending, flush=True)
+    if arguments.json:
+        print(json.dumps(as_json(llm, completion), ensure_ascii=False, allow_nan=False))
+    else:
+        printer.write("\n")
     return completion
 
 
-def as_json(llm: LLM, completion: Completion) -> dict[str, Any]:
-    """A completion as plain data."""
-    timings = completion.timings
-    return {
-        "model": llm.loaded.source.name,
-        "text": completion.text,
-        "finish_reason": str(completion.finish_reason),
-        "token_ids": completion.token_ids,
-        "logprobs": [sample.logprob for sample in completion.samples],
-        "top_logprobs": [dict(sample.top_logprobs) for sample in completion.samples],
-        "prompt_tokens": completion.num_prompt_tokens,
-        "cached_tokens": completion.num_cached_tokens,
-        "completion_tokens": len(completion.token_ids),
-        "prefill_s": timings.prefill_s,
-        "decode_s": timings.decode_s,
-    }
-
-
-def report(llm: LLM, arguments: Namespace, completion: Completion) -> None:
+def report(
+    llm: LLM, arguments: Namespace, completion: Completion, draft: ModelSource | None
+) -> None:
     """Statistics, and what the user may want to know, on standard error."""
-    from powerserve.cli.statistics import info, speed_lines
+    from powerserve.cli.statistics import info, no_speculation, speed_lines, warn
 
     loaded = llm.loaded
     trained, context = loaded.config.context_length, loaded.engine.config.context_size
     info(f"context     : {context} tokens (the model was trained for {trained})", sys.stderr)
-    for line in speed_lines(completion):
-        info(line, sys.stderr)
+    if completion.token_ids:
+        for line in speed_lines(completion):
+            info(line, sys.stderr)
     if completion.finish_reason == "context":
         info("the context is full; -c makes it larger", sys.stderr)
-    if arguments.use_spec or arguments.draft_model:
-        info("speculation is not available yet: this was plain decoding", sys.stderr)
+    if draft is not None:
+        warn(no_speculation(draft.name))
     if not arguments.model and arguments.work_folder is None:
         info(
             f"{loaded.source.name} is the tiny built-in model; "
@@ -124,7 +106,7 @@ def report(llm: LLM, arguments: Namespace, completion: Completion) -> None:
 
 def _encode(llm: LLM, arguments: Namespace, prompt: str) -> list[int]:
     if not arguments.chat and arguments.system is None:
-        return llm.loaded.tokenizer.encode(prompt)
+        return encode_prompt(llm.loaded.tokenizer, prompt)
     messages = [{"role": "user", "content": prompt}]
     if arguments.system is not None:
         messages.insert(0, {"role": "system", "content": arguments.system})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TextIO
 
 from powerserve.core.machine import process_memory
@@ -14,6 +15,16 @@ SHOWN_PROMPT_CHARS = 50
 def info(text: str, stream: TextIO) -> None:
     """One line in the original's log format."""
     print(f"[INFO ] {text}", file=stream, flush=True)
+
+
+def warn(text: str) -> None:
+    """One line in the original's log format, on standard error."""
+    print(f"[WARN ] {text}", file=sys.stderr, flush=True)
+
+
+def no_speculation(draft_name: str) -> str:
+    """What to say about a draft model that was asked for."""
+    return f"speculation is not available yet: the draft model {draft_name} is not used"
 
 
 def memory_line(stage: str) -> str:
@@ -32,7 +43,11 @@ def prompt_line(prompt: str) -> str:
 
 
 def speed_lines(completion: Completion) -> list[str]:
-    """Prefill runs until the first token is there, decode makes the tokens after it."""
+    """How fast prefill and decode were.
+
+    Prefill computes the whole prompt (but for what was cached) and ends with the first token;
+    decode makes the tokens after it. The original counted the prompt's last token to decode.
+    """
     timings = completion.timings
     num_prefill = completion.num_prompt_tokens - completion.num_cached_tokens
     num_decode = max(0, len(completion.token_ids) - 1)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from powerserve.backend.ggml.library import GgmlLibrary
 from powerserve.core.errors import BackendError
 from powerserve.core.machine import cpu_flags, cpu_name
@@ -44,3 +46,14 @@ def check_cpu(library: GgmlLibrary) -> None:
             f"the ggml library in {library.folder} uses {', '.join(missing)}, which this CPU "
             f"({cpu_name()}) lacks; `powerserve build-native` makes one that fits"
         )
+
+
+def available_features() -> list[str]:
+    """The features this CPU has, in ggml's names; empty where the system does not list them."""
+    flags = cpu_flags()
+    return [feature for feature, flag in KERNEL_FLAGS.items() if flag in flags]
+
+
+def unused_features(used: Collection[str]) -> list[str]:
+    """What this CPU has beyond `used`, the features of a library."""
+    return [feature for feature in available_features() if feature not in used]

@@ -86,7 +86,7 @@ BOMBS = {
     "mapped lists": "{{ [range(99999)] * 400 | map('list') | list | length }}",
     "mapped text": _LONG + "{{ ([x] * 4) | map('replace', 'a', 'bb') | list | length }}",
     "slices": _LIST + "{% set x = w[::-1] %}" * 2000,
-    "comparisons": _LIST + "{% set v = w + [] %}" + "{{ v == w }}" * 2000,
+    "comparisons": _LIST + "{% set v = w + [] %}" + "{% if v == w %}{% endif %}" * 2000,
     "strip": "{% set x = 'a' * 1000000 %}{{ x.strip('b' * 1000000 ~ 'a') }}",
     "trim": "{% set x = 'a' * 1000000 %}{{ x | trim('b' * 1000000 ~ 'a') }}",
     "sort by a long path": "{{ (['a'] * 99999) | sort(attribute='0.' * 1000000 ~ '0') | length }}",

@@ -13,7 +13,7 @@ from small_tokenizers import byte_pair_metadata
 TIME_LIMIT_S = 0.3
 _GROW = "{% set ns = namespace(x='aaaaaaaa') %}{% for i in range(60) %}STEP{% endfor %}"
 _LONG = "{% set x = 'a' * 1000000 %}"
-_LIST = "{% set w = ['a'] * 200000 %}"
+_LIST = "{% set w = ['a'] * 100000 %}"
 
 ESCAPES = [
     "{{ ''.__class__.__mro__ }}",
@@ -85,8 +85,9 @@ BOMBS = {
     "mapped default": _LIST + "{{ ([0] * 99999) | map('default', w, true) | list }}",
     "mapped lists": "{{ [range(99999)] * 400 | map('list') | list | length }}",
     "mapped text": _LONG + "{{ ([x] * 4) | map('replace', 'a', 'bb') | list | length }}",
-    "slices": _LIST + "{% set x = w[::-1] %}" * 2000,
-    "comparisons": _LIST + "{% set v = w + [] %}" + "{% if v == w %}{% endif %}" * 2000,
+    "slices": _LONG + "{% set y = x[::-1] %}" * 2000,
+    "comparisons": "{% set x = 'a' * 4000000 %}{% set y = 'a' * 3999999 + 'a' %}"
+    + "{% if x == y %}{% endif %}" * 4000,
     "strip": "{% set x = 'a' * 1000000 %}{{ x.strip('b' * 1000000 ~ 'a') }}",
     "trim": "{% set x = 'a' * 1000000 %}{{ x | trim('b' * 1000000 ~ 'a') }}",
     "sort by a long path": "{{ (['a'] * 99999) | sort(attribute='0.' * 1000000 ~ '0') | length }}",

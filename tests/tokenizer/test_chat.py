@@ -100,7 +100,7 @@ def test_llama_3_1_with_tools() -> None:
 
 def test_llama_3_1_refuses_two_calls_at_once_with_its_own_words() -> None:
     twice = {**CALL, "tool_calls": CALL["tool_calls"] * 2}
-    with pytest.raises(TemplateError, match=r"^This model only supports single tool-calls at once"):
+    with pytest.raises(TemplateError, match=r"conversation: This model only supports single tool"):
         _file("llama3.1-like").render([CONVERSATION[1], twice])
 
 

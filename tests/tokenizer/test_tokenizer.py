@@ -109,9 +109,9 @@ def test_any_text_survives(text: str) -> None:
 
 def test_ids_outside_the_vocabulary_are_an_error(tokenizer: Tokenizer) -> None:
     for token_id in (-1, tokenizer.vocab_size):
-        with pytest.raises(TokenizerError, match="There is no token"):
+        with pytest.raises(TokenizerError, match="there is no token"):
             tokenizer.decode([token_id])
-        with pytest.raises(TokenizerError, match="There is no token"):
+        with pytest.raises(TokenizerError, match="there is no token"):
             tokenizer.token_text(token_id)
 
 

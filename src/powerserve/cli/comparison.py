@@ -27,28 +27,31 @@ class Speed:
     decode: float
 
 
-def compare(model: str, progress: bool = True) -> dict[str, Speed]:
+def compare(model: str) -> dict[str, Speed]:
     """The best speeds with each library, by its origin, in alternating child processes.
 
     Raises:
         BackendError: there are no two libraries to compare, or a run fails.
     """
-    folders = {"wheel": locate.wheel_folder(), "native": locate.native_folder()}
-    found = {origin: folder for origin, folder in folders.items() if folder is not None}
-    if len(found) < len(folders):
+    folders = _folders()
+    speeds: dict[str, list[Speed]] = {origin: [] for origin in folders}
+    for number in range(1, ROUNDS + 1):
+        for origin, folder in folders.items():
+            print(f"measuring {origin} ({number} of {ROUNDS})", file=sys.stderr, flush=True)
+            speeds[origin].append(_run(folder, model))
+    return {origin: _best(runs) for origin, runs in speeds.items()}
+
+
+def _folders() -> dict[str, Path]:
+    wheel, native = locate.wheel_folder(), locate.native_folder()
+    if native is None:
         raise BackendError(
             "there is nothing to compare the prebuilt library with; `powerserve build-native` "
             "makes a library for this machine"
-            if "wheel" in found
-            else "the prebuilt library is missing, so there is nothing to compare with"
         )
-    speeds: dict[str, list[Speed]] = {origin: [] for origin in found}
-    for number in range(1, ROUNDS + 1):
-        for origin, folder in found.items():
-            if progress:
-                print(f"measuring {origin} ({number} of {ROUNDS})", file=sys.stderr, flush=True)
-            speeds[origin].append(_run(folder, model))
-    return {origin: _best(runs) for origin, runs in speeds.items()}
+    if wheel is None:
+        raise BackendError("the prebuilt library is not installed, so there is nothing to compare")
+    return {"wheel": wheel, "native": native}
 
 
 def _run(folder: Path, model: str) -> Speed:

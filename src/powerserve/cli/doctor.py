@@ -6,6 +6,7 @@ The exit status is 0 if models can run here, and 1 if something that they need i
 from __future__ import annotations
 
 import json
+import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
@@ -34,18 +35,29 @@ def configure(parser: ArgumentParser) -> None:
 
 def execute(arguments: Namespace) -> int:
     """Diagnose and print."""
-    from powerserve.cli.comparison import compare
     from powerserve.cli.diagnosis import diagnose
 
     diagnosis = diagnose()
     if not arguments.json:
         print("\n".join(report_lines(diagnosis)), flush=True)
-    speeds = compare(arguments.model) if arguments.measure and not diagnosis.problems else None
+    speeds = _measure(arguments.model) if arguments.measure and not diagnosis.problems else None
     if arguments.json:
         print(json.dumps(_as_json(diagnosis, speeds), indent=2))
     elif speeds:
         print("\n".join(speed_lines(speeds)))
     return BROKEN if diagnosis.problems else 0
+
+
+def _measure(model: str) -> dict[str, Speed] | None:
+    """Speeds with both libraries; None, and why, where that is impossible."""
+    from powerserve.cli.comparison import compare
+    from powerserve.core.errors import BackendError
+
+    try:
+        return compare(model)
+    except BackendError as error:
+        print(f"not measured: {error}", file=sys.stderr)
+        return None
 
 
 def report_lines(diagnosis: Diagnosis) -> Iterator[str]:

@@ -102,8 +102,8 @@ class SamplerChain:
         """Return the logits after grammar, bias and penalties; the same array if none applies."""
         if logits.shape != (self._vocab_size,):
             raise BackendError(
-                f"The model returned logits of shape {logits.shape}; "
-                f"its vocabulary has {self._vocab_size} tokens."
+                f"the model returned logits of shape {logits.shape}; "
+                f"its vocabulary has {self._vocab_size} tokens"
             )
         adjusted = logits if allowed is None else masked(logits, allowed)
         if not len(self._bias_ids) and self._window is None:
@@ -136,7 +136,7 @@ def _bias_arrays(
         if token_id >= vocab_size:
             raise UsageError(
                 f"logit_bias names token {token_id}, but the last token of this model "
-                f"is {vocab_size - 1}."
+                f"is {vocab_size - 1}"
             )
     if params.ignore_eos:
         biases.update(dict.fromkeys(eos_ids, -np.inf))
@@ -156,11 +156,11 @@ def _finite_argmax(logits: Floats) -> int:
     token_id = int(logits.argmax())
     if logits[token_id] == -np.inf:
         raise UsageError(
-            "The grammar, logit_bias and ignore_eos of this request leave no token to choose."
+            "the grammar, logit_bias and ignore_eos of this request leave no token to choose"
         )
     if not np.isfinite(logits[token_id]):
         raise BackendError(
-            "The model computed logits that are not finite numbers; "
-            "its file may be damaged or the backend faulty."
+            "the model computed logits that are not finite numbers; "
+            "its file may be damaged or the backend faulty"
         )
     return token_id

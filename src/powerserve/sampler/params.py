@@ -97,9 +97,9 @@ class SamplingParams:
         for stage in self.stages:
             if stage not in DEFAULT_STAGES:
                 known = ", ".join(DEFAULT_STAGES)
-                raise UsageError(f"stages names “{stage}”, which is none of {known}.")
+                raise UsageError(f"stages names “{stage}”, which is none of {known}")
         if len(set(self.stages)) < len(self.stages):
-            raise UsageError("stages must name each filter at most once.")
+            raise UsageError("stages must name each filter at most once")
 
     def _check_penalties(self) -> None:
         _require_number("repeat_penalty", self.repeat_penalty, above=0)
@@ -119,7 +119,7 @@ class SamplingParams:
         if self.max_tokens is not None:
             _require_integer("max_tokens", self.max_tokens, low=0)
         if "" in self.stop:
-            raise UsageError("stop must not contain an empty string.")
+            raise UsageError("stop must not contain an empty string")
         if self.logprobs is not None:
             _require_integer("logprobs", self.logprobs, low=0, high=MAX_TOP_LOGPROBS)
 
@@ -133,27 +133,27 @@ def _require_number(
     high: float = math.inf,
 ) -> None:
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise UsageError(f"{name} must be a number, not {value!r}.")
+        raise UsageError(f"{name} must be a number, not {value!r}")
     if not (math.isfinite(value) and low <= value <= high and value > above):
-        raise UsageError(f"{name} must be {_bounds(low, above, high)}, not {value}.")
+        raise UsageError(f"{name} must be {_bounds(low, above, high)}, not {value}")
 
 
 def _require_integer(name: str, value: object, *, low: int, high: float = math.inf) -> None:
     if isinstance(value, bool) or not isinstance(value, int):
-        raise UsageError(f"{name} must be a whole number, not {value!r}.")
+        raise UsageError(f"{name} must be a whole number, not {value!r}")
     if not low <= value <= high:
-        raise UsageError(f"{name} must be {_bounds(low, -math.inf, high)}, not {value}.")
+        raise UsageError(f"{name} must be {_bounds(low, -math.inf, high)}, not {value}")
 
 
 def _require_flag(name: str, value: object) -> None:
     if not isinstance(value, bool):
-        raise UsageError(f"{name} must be true or false, not {value!r}.")
+        raise UsageError(f"{name} must be true or false, not {value!r}")
 
 
 def _strings(name: str, value: object) -> tuple[str, ...]:
     is_list = isinstance(value, list | tuple) and all(isinstance(item, str) for item in value)
     if not is_list:
-        raise UsageError(f"{name} must be a list of strings, not {value!r}.")
+        raise UsageError(f"{name} must be a list of strings, not {value!r}")
     return tuple(value)  # type: ignore[arg-type]  # the check above is out of mypy's sight
 
 

@@ -37,7 +37,7 @@ class BytePairEncoder:
     ) -> None:
         """Take the merges in order of rank, each “left right”; raises TokenizerError if not so."""
         if "\n".join(merges).count(" ") != len(merges):
-            raise TokenizerError("The model file's merges are not all pairs of two tokens.")
+            raise TokenizerError("the model file's merges are not all pairs of two tokens")
         count = len(merges)
         # Built from the last to the first, so that of a repeated merge the first rank stays.
         self._ranks = dict(zip(reversed(merges), range(count - 1, -1, -1), strict=True))
@@ -76,5 +76,5 @@ class BytePairEncoder:
         if token_id is not None:
             return (token_id,)
         if len(symbol) > 1:
-            raise TokenizerError(f"The model file's merges make {symbol!r}, which is not a token.")
+            raise TokenizerError(f"the model file's merges make {symbol!r}, which is not a token")
         return ()  # a byte that the vocabulary lacks; “unknown” is often “end of text” here

@@ -135,7 +135,7 @@ class ChatTemplate:
         except TemplateRefusal as refusal:
             raise TemplateError(str(refusal)) from None
         except Exception as error:  # whatever the file's program may run into
-            raise TemplateError(f"The model's chat template failed: {_reason(error)}") from error
+            raise TemplateError(f"the model's chat template failed: {_reason(error)}") from error
 
     @cached_property
     def _environment(self) -> TemplateEnvironment:
@@ -162,7 +162,7 @@ class ChatTemplate:
             if name is not None:
                 return self._environment.compile_guarded(template_by_name(name))
             raise TemplateError(
-                f"The model's chat template cannot be used: {_reason(error)}"
+                f"the model's chat template cannot be used: {_reason(error)}"
             ) from error
 
     def _special_text(self, token_id: int | None) -> str:
@@ -172,7 +172,7 @@ class ChatTemplate:
 def _text(metadata: Metadata, key: str) -> str | None:
     value = metadata.get(key)
     if value is not None and not isinstance(value, str):
-        raise TemplateError(f"{key} in the model file is not text.")
+        raise TemplateError(f"{key} in the model file is not text")
     return value or None
 
 
@@ -199,4 +199,4 @@ def _with_parsed_call(call: Any) -> Any:
 
 
 def _reason(error: Exception) -> str:
-    return f"{str(error).rstrip('.') or type(error).__name__}."
+    return str(error).rstrip(".") or type(error).__name__

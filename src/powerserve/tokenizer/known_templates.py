@@ -251,7 +251,7 @@ def template_by_name(name: str) -> str:
     except KeyError:
         known = ", ".join(template_names())
         raise TemplateError(
-            f"There is no chat template named “{name}”. Known are: {known}."
+            f"there is no chat template named “{name}”; known are: {known}"
         ) from None
 
 

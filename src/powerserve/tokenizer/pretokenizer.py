@@ -160,5 +160,5 @@ def pretokenizer_by_name(name: str) -> PreTokenizer:
     except KeyError:
         known = ", ".join(pretokenizer_names())
         raise UnsupportedModelError(
-            f"The model's pre-tokenizer “{name}” is not supported. Supported are: {known}."
+            f"the model's pre-tokenizer “{name}” is not supported; supported are: {known}"
         ) from None

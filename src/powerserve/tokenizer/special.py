@@ -103,10 +103,10 @@ def _token_id(metadata: Metadata, key: str, vocab_size: int) -> int | None:
     try:
         token_id = int(value)
     except (TypeError, ValueError):
-        raise TokenizerError(f"{key} in the model file is not a token id.") from None
+        raise TokenizerError(f"{key} in the model file is not a token id") from None
     if not 0 <= token_id < vocab_size:
         raise TokenizerError(
-            f"{key} in the model file is {token_id}, but there are only {vocab_size} tokens."
+            f"{key} in the model file is {token_id}, but there are only {vocab_size} tokens"
         )
     return token_id
 
@@ -117,7 +117,7 @@ def _adds(metadata: Metadata, role: str, token_id: int | None, default: bool) ->
     if value is None:
         return default and token_id is not None
     if value and token_id is None:
-        raise TokenizerError(f"{key} is set in the model file, but it names no such token.")
+        raise TokenizerError(f"{key} is set in the model file, but it names no such token")
     return bool(value)
 
 

@@ -25,7 +25,7 @@ class SentencePieceEncoder:
     ) -> None:
         """Raises TokenizerError if the vocabulary has no scores."""
         if vocabulary.scores is None:
-            raise TokenizerError("The model file has no tokenizer.ggml.scores.")
+            raise TokenizerError("the model file has no tokenizer.ggml.scores")
         self._vocabulary = vocabulary
         ranks: list[float] = (-vocabulary.scores).tolist()
         self._ranks = dict(zip(vocabulary.texts, ranks, strict=True))

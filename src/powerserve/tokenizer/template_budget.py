@@ -49,7 +49,7 @@ class Budget:
         """Take `size` from the allowance; raises TemplateError if it, or the time, is used up."""
         self._left -= size
         if self._left < 0 or time.monotonic() > self._deadline:
-            raise TemplateError("The model's chat template takes too much memory or time.")
+            raise TemplateError("the model's chat template takes too much memory or time")
 
     def foresee(self, size: int) -> None:
         """Raise TemplateError, before it is made, for a value of more than the allowed size."""
@@ -106,7 +106,7 @@ class Budget:
     @staticmethod
     def _refuse_if(too_large: bool) -> None:
         if too_large:
-            raise TemplateError("The model's chat template builds too large a value.")
+            raise TemplateError("the model's chat template builds too large a value")
 
 
 def _children(container: Any) -> list[Any]:
@@ -120,7 +120,7 @@ def _size_of_scalar(item: Any) -> int:
     if isinstance(item, str):
         return _SLOT + len(item)
     if isinstance(item, int) and item.bit_length() > _INT_BITS:
-        raise TemplateError("The model's chat template computes too large a number.")
+        raise TemplateError("the model's chat template computes too large a number")
     return _SLOT
 
 
@@ -130,7 +130,7 @@ def plain_data(value: Any, depth: int = 0) -> Any:
     Raises TemplateError for anything else and for more than 64 levels.
     """
     if depth >= _NESTING:
-        raise TemplateError("The conversation is nested too deeply.")
+        raise TemplateError("the conversation is nested too deeply")
     if value is None or isinstance(value, bool | float):
         return value
     if isinstance(value, str):
@@ -141,4 +141,4 @@ def plain_data(value: Any, depth: int = 0) -> Any:
         return {str(key): plain_data(item, depth + 1) for key, item in value.items()}
     if isinstance(value, Sequence) and not isinstance(value, bytes | bytearray | memoryview):
         return [plain_data(item, depth + 1) for item in value]
-    raise TemplateError(f"A conversation cannot contain a value of type {type(value).__name__}.")
+    raise TemplateError(f"a conversation cannot contain a value of type {type(value).__name__}")

@@ -93,7 +93,7 @@ def check_replacement(budget: Budget, text: str, old: str, new: str) -> None:
 def check_stripped(characters: Any) -> None:
     """Refuse to strip more than a few different characters: each is sought for each position."""
     if isinstance(characters, str) and len(characters) > _MAX_STRIPPED:
-        raise TemplateRefusal("The model's chat template strips too many different characters.")
+        raise TemplateRefusal("the model's chat template strips too many different characters")
 
 
 def _trim(budget: GetBudget, value: Any, chars: str | None = None) -> str:
@@ -148,10 +148,11 @@ def _tojson(
 
 
 def _raise_exception(message: str) -> None:
-    raise TemplateRefusal(message)
+    reason = str(message).strip().rstrip(".")
+    raise TemplateRefusal(f"the model's chat template refuses the conversation: {reason}")
 
 
 def _strftime_now(now: Callable[[], datetime], form: str) -> str:
     if len(form) > 200 or _SIZED_CONVERSION.search(form):
-        raise TemplateRefusal(f"The date format {form[:40]!r} is not allowed.")
+        raise TemplateRefusal(f"the date format {form[:40]!r} is not allowed")
     return now().strftime(form)

@@ -60,10 +60,10 @@ class Tokenizer:
         if kind == "llama":
             return cls._sentence_piece(metadata)
         if kind is None:
-            raise TokenizerError("The model file has no tokenizer (tokenizer.ggml.model).")
+            raise TokenizerError("the model file has no tokenizer (tokenizer.ggml.model)")
         raise UnsupportedModelError(
-            f"The model's tokenizer “{kind}” is not supported; supported are byte-level BPE "
-            "(“gpt2”) and SentencePiece BPE (“llama”)."
+            f"the model's tokenizer “{kind}” is not supported; supported are byte-level BPE "
+            "(“gpt2”) and SentencePiece BPE (“llama”)"
         )
 
     @classmethod
@@ -216,7 +216,7 @@ class Tokenizer:
     def _check(self, token_id: int) -> None:
         if not 0 <= token_id < self.vocab_size:
             raise TokenizerError(
-                f"There is no token {token_id}; the vocabulary has {self.vocab_size} tokens."
+                f"there is no token {token_id}; the vocabulary has {self.vocab_size} tokens"
             )
 
 
@@ -225,7 +225,7 @@ def _byte_of(text: str) -> bytes:
     try:
         return bytes([int(text.removeprefix("<0x").removesuffix(">"), 16)])
     except ValueError:
-        raise TokenizerError(f"The model file's byte token {text!r} names no byte.") from None
+        raise TokenizerError(f"the model file's byte token {text!r} names no byte") from None
 
 
 def _without_surrogates(text: str) -> str:

@@ -49,7 +49,7 @@ class Vocabulary:
         """Read and check the token arrays; raises TokenizerError if they are inconsistent."""
         texts = string_array(metadata, "tokenizer.ggml.tokens")
         if not texts:
-            raise TokenizerError("The model file's vocabulary is empty.")
+            raise TokenizerError("the model file's vocabulary is empty")
         types = _number_array(metadata, "tokenizer.ggml.token_type", len(texts), np.int32)
         scores = _number_array(metadata, "tokenizer.ggml.scores", len(texts), np.float32)
         if types is None:
@@ -73,12 +73,12 @@ def string_array(metadata: Metadata, key: str) -> list[str]:
     """Return the array of strings under `key` as a list; raises TokenizerError if it is not one."""
     value = metadata.get(key)
     if value is None:
-        raise TokenizerError(f"The model file has no {key}, so text cannot be tokenized.")
+        raise TokenizerError(f"the model file has no {key}, so text cannot be tokenized")
     if isinstance(value, str | bytes) or not isinstance(value, Sequence):
-        raise TokenizerError(f"{key} in the model file is not an array of strings.")
+        raise TokenizerError(f"{key} in the model file is not an array of strings")
     items = list(value)
     if items and not isinstance(items[0], str):
-        raise TokenizerError(f"{key} in the model file is not an array of strings.")
+        raise TokenizerError(f"{key} in the model file is not an array of strings")
     return items
 
 
@@ -91,10 +91,10 @@ def _number_array(
     try:
         array = np.asarray(value, dtype=dtype)
     except (TypeError, ValueError, OverflowError):
-        raise TokenizerError(f"{key} in the model file is not an array of numbers.") from None
+        raise TokenizerError(f"{key} in the model file is not an array of numbers") from None
     if array.shape != (length,):
         raise TokenizerError(
-            f"{key} in the model file has {array.size} entries for {length} tokens."
+            f"{key} in the model file has {array.size} entries for {length} tokens"
         )
     return array
 
@@ -110,7 +110,7 @@ def _ids_by_text(texts: list[str]) -> dict[str, int]:
     if len(ids) != len(texts):
         first = next(index for index, text in enumerate(texts) if ids[text] != index)
         raise TokenizerError(
-            f"The model file's vocabulary has the token {texts[first]!r} twice, "
-            f"as {first} and {ids[texts[first]]}."
+            f"the model file's vocabulary has the token {texts[first]!r} twice, "
+            f"as {first} and {ids[texts[first]]}"
         )
     return ids

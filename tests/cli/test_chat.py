@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import select
@@ -15,9 +16,11 @@ from pathlib import Path
 import pytest
 
 from command_line import PROGRAM, status_of, type_in
+from powerserve import LLM, LoadOptions, SamplingParams
+from powerserve.cli.chat_session import ChatSession
 from powerserve.cli.conversation import Conversation, Message
 from powerserve.cli.turns import read_turn
-from powerserve.core.errors import ConfigError
+from powerserve.core.errors import ConfigError, ContextLengthError
 from tiny_models import write_tiny_model
 
 Capture = pytest.CaptureFixture[str]
@@ -100,10 +103,13 @@ def test_a_long_conversation_forgets_its_beginning_but_not_the_system_message(
 ) -> None:
     file = tmp_path / "talk.json"
     turns = "\n".join(f"question {number}" for number in range(12))
-    told = chat(f"{turns}\n/save {file}", "-c", "256", "--system", "Stay.")
+    flags = ("-c", "448", "--system", "Stay.", "-n", "40", "--seed", "1")
+    told = chat(f"{turns}\n/save {file}", *flags)
     assert "the conversation is too long: forgot its first" in told
+    assert "is full" not in told  # room for the answer was made in time
     messages = saved(file)
     assert messages[0] == ("system", "Stay.")
+    assert [role for role, _ in messages[1:]] == ["user", "assistant"] * (len(messages) // 2)
     questions = [text for role, text in messages if role == "user"]
     assert questions == [f"question {number}" for number in range(12)][-len(questions) :]
     assert 2 <= len(questions) < 12
@@ -113,6 +119,19 @@ def test_a_question_longer_than_the_context_ends_a_pipe(chat: Chat) -> None:
     told = chat("word " * 200, "-c", "128", status=2)
     assert "powerserve chat: error: the question has" in told
     assert "the context holds 128" in told
+
+
+def test_a_refused_question_leaves_no_trace(tiny: Path) -> None:
+    params = SamplingParams(max_tokens=4, ignore_eos=True)
+    with LLM(tiny, LoadOptions(context_size=128)) as llm:
+        out = io.StringIO()
+        session = ChatSession(llm, params, Conversation(), out, interactive=True)
+        with pytest.raises(ContextLengthError):
+            session.ask("word " * 200)
+        assert session.conversation.turns == []
+        session.ask("word")
+    assert [message.role for message in session.conversation.turns] == ["user", "assistant"]
+    assert out.getvalue() == session.conversation.turns[1].content + "\n"
 
 
 def test_an_answer_that_fills_the_context_says_so(

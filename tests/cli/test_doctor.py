@@ -70,6 +70,13 @@ def test_a_store_that_cannot_hold_models_is_status_1(home: Path, capsys: Capture
     assert "set POWERSERVE_HOME" in found["problems"][0]
 
 
+def test_a_store_that_cannot_be_read_is_status_1(home: Path, capsys: Capture) -> None:
+    (home / "models").mkdir(parents=True)
+    (home / "models/odd.json").write_text("no entry")
+    assert status_of("doctor") == 1
+    assert "odd.json is not valid JSON" in capsys.readouterr().out.split("broken: ")[1]
+
+
 WHEEL = Library("/w", "wheel", "1", ("avx2",), unused_features=("avx512", "amx_int8"))
 
 

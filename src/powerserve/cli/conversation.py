@@ -36,8 +36,7 @@ class Conversation:
         return [asdict(message) for message in (*system, *self.turns)]
 
     def ask(self, text: str) -> None:
-        """Add a question; one that was never answered is replaced."""
-        self.drop_question()
+        """Add a question; the one before must have been answered, or dropped."""
         self.turns.append(Message("user", text))
 
     def answer(self, text: str) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from powerserve.backend.base import Batch, BatchSlice
+from powerserve.backend.base import Batch, BatchSlice, SliceShape, StepShape
 
 
 @dataclass(frozen=True)
@@ -31,11 +31,14 @@ def batch_of(*sequences: Tokens, output_rows: Sequence[int] | None = None) -> Ba
     for sequence in sequences:
         num_tokens, first = len(sequence.ids), len(sequence.context)
         parents = range(-1, num_tokens - 1) if sequence.parents is None else sequence.parents
+        visible = [*sequence.context, *sequence.cells]
         slices.append(
             BatchSlice(
                 start=len(positions),
                 context=np.array(sequence.context, np.int64),
                 parents=np.array(parents, np.int32),
+                first_cell=min(visible),
+                stop_cell=max(visible) + 1,
             )
         )
         positions += sequence.positions or range(first, first + num_tokens)
@@ -47,3 +50,14 @@ def batch_of(*sequences: Tokens, output_rows: Sequence[int] | None = None) -> Ba
         slices=slices,
         output_rows=np.array(range(len(ids)) if output_rows is None else output_rows, np.int32),
     )
+
+
+def shape_of(batch: Batch, num_cells: int) -> StepShape:
+    """The exact shape of a batch, every slice of which may see all `num_cells` cells."""
+    slices = tuple(SliceShape(len(piece.parents), 0, num_cells) for piece in batch.slices)
+    return StepShape(slices, len(batch.output_rows))
+
+
+def one_slice(num_tokens: int, num_cells: int, num_outputs: int) -> StepShape:
+    """A step of a single sequence."""
+    return StepShape((SliceShape(num_tokens, 0, num_cells),), num_outputs)

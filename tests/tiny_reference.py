@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from powerserve.backend.base import Batch, FloatArray, StepShape
+from batches import shape_of
+from powerserve.backend.base import Batch, FloatArray
 from powerserve.backend.reference import ReferenceBackend
 from powerserve.backend.reference.backend import ReferenceModel
 from powerserve.backend.reference.cache import ReferenceCache
@@ -36,6 +37,5 @@ class ReferenceRunner:
 
     def run(self, batch: Batch) -> FloatArray:
         """Logits [len(batch.output_rows), vocabulary]."""
-        num_tokens = max(1, len(batch.token_ids))
-        shape = StepShape(num_tokens, self.cache.num_cells, max(1, len(batch.output_rows)))
+        shape = shape_of(batch, self.cache.num_cells)
         return self.model.compile(shape, self.cache).run(batch)

@@ -9,8 +9,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from batches import Tokens, batch_of
-from powerserve.backend.base import Backend, Batch, LoadedModel, StepInterrupted, StepShape
+from batches import Tokens, batch_of, one_slice, shape_of
+from powerserve.backend.base import (
+    Backend,
+    Batch,
+    Cache,
+    LoadedModel,
+    SliceShape,
+    StepInterrupted,
+    StepShape,
+)
 from powerserve.backend.ggml.backend import GgmlBackend, GgmlOptions
 from powerserve.backend.reference import ReferenceBackend
 from powerserve.core import dtypes
@@ -21,7 +29,7 @@ from powerserve.model.registry import build_graph
 from powerserve.storage.gguf import GGUFFile
 from tiny_models import TinyModel, write_tiny_model
 
-SHAPE = StepShape(num_tokens=8, num_cells=32, num_outputs=8)
+NUM_CELLS = 32
 TREE = Tokens([5, 6, 7, 8, 9], cells=[12, 3, 7, 20, 1], context=[9, 4], parents=[-1, 0, 0, 1, 2])
 
 
@@ -43,12 +51,17 @@ def loaded(backend: Backend, path: Path) -> Iterator[LoadedModel]:
 
 def logits(model: LoadedModel, *batches: Batch, kv: DType = dtypes.F32) -> np.ndarray:
     """Run batches one after another over one cache; the logits of all of them."""
-    cache = model.new_cache(SHAPE.num_cells, kv)
-    executable = model.compile(SHAPE, cache)
-    rows = [executable.run(batch).copy() for batch in batches]
-    executable.close()
+    cache = model.new_cache(NUM_CELLS, kv)
+    rows = [step(model, cache, batch) for batch in batches]
     cache.close()
     return np.concatenate(rows)
+
+
+def step(model: LoadedModel, cache: Cache, batch: Batch) -> np.ndarray:
+    executable = model.compile(shape_of(batch, NUM_CELLS), cache)
+    logits = executable.run(batch).copy()
+    executable.close()
+    return logits
 
 
 def relative_error(found: np.ndarray, expected: np.ndarray) -> float:
@@ -142,10 +155,10 @@ def test_shapes_take_turns_over_one_compute_buffer(ggml: GgmlBackend, tmp_path: 
     path = write_tiny_model(tmp_path / "tiny.gguf")
     with loaded(ggml, path) as model:
         cache = model.new_cache(512, dtypes.F16)
-        small = model.compile(StepShape(1, 256, 1), cache)
+        small = model.compile(one_slice(1, 256, 1), cache)
         batch = batch_of(Tokens([3], cells=[0]))
         before = small.run(batch).copy()
-        large = model.compile(StepShape(200, 512, 200), cache)
+        large = model.compile(one_slice(200, 512, 200), cache)
         large.run(batch_of(Tokens(list(range(200)), cells=list(range(200, 400)))))
         np.testing.assert_array_equal(small.run(batch), before)
 
@@ -153,19 +166,16 @@ def test_shapes_take_turns_over_one_compute_buffer(ggml: GgmlBackend, tmp_path: 
 def test_cells_can_be_copied_saved_and_restored(ggml: GgmlBackend, tmp_path: Path) -> None:
     path = write_tiny_model(tmp_path / "tiny.gguf")
     with loaded(ggml, path) as model:
-        cache = model.new_cache(32, dtypes.F16)
-        executable = model.compile(SHAPE, cache)
-        executable.run(batch_of(Tokens([3, 4], cells=[0, 1])))
-        original = executable.run(batch_of(Tokens([5], cells=[8], context=[0, 1]))).copy()
+        cache = model.new_cache(NUM_CELLS, dtypes.F16)
+        step(model, cache, batch_of(Tokens([3, 4], cells=[0, 1])))
+        original = step(model, cache, batch_of(Tokens([5], cells=[2], context=[0, 1])))
         cache.copy(np.array([0, 1]), np.array([10, 11]))
-        copied = executable.run(batch_of(Tokens([5], cells=[12], context=[10, 11]))).copy()
+        copied = step(model, cache, batch_of(Tokens([5], cells=[12], context=[10, 11])))
         np.testing.assert_array_equal(copied, original)
         content = cache.save(np.array([0, 1]))
-        other = model.new_cache(32, dtypes.F16)
+        other = model.new_cache(NUM_CELLS, dtypes.F16)
         other.restore(np.array([20, 21]), content)
-        restored = model.compile(SHAPE, other).run(
-            batch_of(Tokens([5], cells=[22], context=[20, 21]))
-        )
+        restored = step(model, other, batch_of(Tokens([5], cells=[22], context=[20, 21])))
         np.testing.assert_array_equal(restored, original)
         with pytest.raises(BackendError, match="do not hold 3 cells"):
             other.restore(np.array([0, 1, 2]), content)
@@ -174,15 +184,29 @@ def test_cells_can_be_copied_saved_and_restored(ggml: GgmlBackend, tmp_path: Pat
 def test_an_interrupt_stops_steps_until_resumed(ggml: GgmlBackend, tmp_path: Path) -> None:
     path = write_tiny_model(tmp_path / "tiny.gguf")
     with loaded(ggml, path) as model:
-        cache = model.new_cache(32, dtypes.F16)
-        executable = model.compile(SHAPE, cache)
+        cache = model.new_cache(NUM_CELLS, dtypes.F16)
         batch = batch_of(Tokens([3], cells=[0]))
-        expected = executable.run(batch).copy()
+        expected = step(model, cache, batch)
         ggml.interrupt()
         with pytest.raises(StepInterrupted):
-            executable.run(batch)
+            step(model, cache, batch)
         ggml.resume()
-        np.testing.assert_array_equal(executable.run(batch), expected)
+        np.testing.assert_array_equal(step(model, cache, batch), expected)
+
+
+def test_a_range_that_begins_late_gives_the_same_logits(ggml: GgmlBackend, tmp_path: Path) -> None:
+    """Two sequences, each of which attends to a range of its own."""
+    path = write_tiny_model(tmp_path / "tiny.gguf")
+    with loaded(ggml, path) as model:
+        one = Tokens([3, 4, 5], cells=[8, 9, 10])
+        two = Tokens([6, 7], cells=[21, 20])
+        batch = batch_of(one, two)
+        ranges = StepShape((SliceShape(3, 8, 4), SliceShape(2, 20, 12)), 5)
+        cache = model.new_cache(NUM_CELLS, dtypes.F16)
+        executable = model.compile(ranges, cache)
+        found = executable.run(batch).copy()
+        expected = step(model, model.new_cache(NUM_CELLS, dtypes.F16), batch)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_what_cannot_work_is_refused(ggml: GgmlBackend, tmp_path: Path) -> None:

@@ -7,8 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from batches import Tokens, batch_of
-from powerserve.backend.base import StepShape
+from batches import Tokens, batch_of, one_slice
 from powerserve.backend.ggml.backend import GgmlBackend, GgmlOptions
 from powerserve.backend.reference.dequantise import dequantise
 from powerserve.core import dtypes
@@ -46,7 +45,7 @@ def test_products_agree_with_dequantised_weights(
     model = ggml.load(_config(num_out), graph, weights)
     cache = model.new_cache(256, dtypes.F16)
     ids = [3, 1, 4, 1, 5, 9]
-    found = model.compile(StepShape(NUM_TOKENS, 256, NUM_TOKENS), cache).run(
+    found = model.compile(one_slice(NUM_TOKENS, 256, NUM_TOKENS), cache).run(
         batch_of(Tokens(ids, cells=list(range(NUM_TOKENS))))
     )
     expected = table[ids] @ dequantise(weight).T

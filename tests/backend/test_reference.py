@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from batches import Tokens, batch_of
-from powerserve.backend.base import Batch, StepShape
+from batches import Tokens, batch_of, one_slice
+from powerserve.backend.base import Batch
 from powerserve.backend.checks import check_weights
 from powerserve.backend.reference.backend import ReferenceModel
 from powerserve.core import dtypes
@@ -166,24 +166,25 @@ GOOD = batch_of(Tokens([1, 2, 3], [0, 1, 2]))
         (batch_of(Tokens([-1], [0])), "outside the vocabulary"),
         (batch_of(Tokens([100_000], [0])), "outside the vocabulary"),
         (replace(GOOD, output_rows=np.array([3], np.int32)), "outside the batch"),
-        (batch_of(Tokens([1], [8])), "cell is outside"),
+        (batch_of(Tokens([1], [8])), "reaches past its shape"),
         (batch_of(Tokens([1, 2], [4, 4])), "share a cell"),
-        (batch_of(Tokens([1], [0], context=[8])), "context cell is outside"),
+        (batch_of(Tokens([1], [0], context=[8])), "reaches past its shape"),
         (batch_of(Tokens([1, 2], [0, 1], parents=[1, -1])), "precede"),
         (replace(GOOD, slices=[replace(GOOD.slices[0], start=1)]), "follow each other"),
-        (replace(GOOD, slices=[]), "do not cover"),
+        (replace(GOOD, slices=[]), "number of slices"),
+        (replace(GOOD, slices=[replace(GOOD.slices[0], stop_cell=1)]), "range of its slice"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_an_inconsistent_batch_is_a_bug(model: ReferenceModel, batch: Batch, reason: str) -> None:
-    executable = model.compile(StepShape(4, 8, 3), model.new_cache(16, dtypes.F32))
+    executable = model.compile(one_slice(4, 8, 3), model.new_cache(16, dtypes.F32))
     with pytest.raises(ValueError, match=reason):
         executable.run(batch)
 
 
 def test_a_shape_cannot_see_more_cells_than_the_cache_has(model: ReferenceModel) -> None:
-    with pytest.raises(BackendError, match="17 cells exceed"):
-        model.compile(StepShape(1, 17, 1), model.new_cache(16, dtypes.F32))
+    with pytest.raises(BackendError, match="cell 16 is outside"):
+        model.compile(one_slice(1, 17, 1), model.new_cache(16, dtypes.F32))
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Cells are handed out lowest first, shared by count, and never lost."""
+"""A sequence's cells lie together, are shared by count, and never lost."""
 
 from __future__ import annotations
 
@@ -7,44 +7,95 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from powerserve.cache.cells import CellPool
+from powerserve.cache.cells import ALIGNMENT, CellPool
+from powerserve.cache.sequence import SequenceCells
 
 
-def test_lowest_free_cells_come_first() -> None:
+def test_cells_follow_the_wanted_start() -> None:
     pool = CellPool(10)
-    first = pool.allocate(4)
+    first = pool.allocate(4, start=0)
     assert first is not None and first.tolist() == [0, 1, 2, 3]
-    pool.release(np.array([1, 3]))
-    second = pool.allocate(3)
-    assert second is not None and second.tolist() == [1, 3, 4]
+    second = pool.allocate(2, start=4)
+    assert second is not None and second.tolist() == [4, 5]
+
+
+def test_a_taken_start_leads_to_a_run_that_is_long_enough() -> None:
+    pool = CellPool(300)
+    pool.allocate(1, start=2)
+    found = pool.allocate(5, start=2)
+    assert found is not None and found.tolist() == [3, 4, 5, 6, 7]
+
+
+def test_scattered_cells_are_taken_when_there_is_no_run() -> None:
+    pool = CellPool(6)
+    everything = pool.allocate(6, start=0)
+    assert everything is not None
+    pool.release(everything[::2])
+    scattered = pool.allocate(3, start=0)
+    assert scattered is not None and scattered.tolist() == [0, 2, 4]
 
 
 def test_too_many_cells_are_refused_and_nothing_is_taken() -> None:
     pool = CellPool(3)
-    assert pool.allocate(4) is None
+    assert pool.allocate(4, start=0) is None
     assert pool.num_free == 3
-    assert pool.allocate(3) is not None
-
-
-def test_used_end_follows_the_highest_owned_cell() -> None:
-    pool = CellPool(2000)
-    cells = pool.allocate(1500)
-    assert cells is not None and pool.used_end == 1500
-    pool.release(cells[10:])
-    assert pool.used_end == 10
-    pool.release(cells[:10])
-    assert pool.used_end == 0
+    assert pool.allocate(3, start=0) is not None
 
 
 def test_a_shared_cell_is_free_after_its_last_owner() -> None:
     pool = CellPool(4)
-    cells = pool.allocate(2)
+    cells = pool.allocate(2, start=0)
     assert cells is not None
     pool.retain(cells)
     pool.release(cells)
     assert pool.num_free == 2
     pool.release(cells)
     assert pool.num_free == 4
+
+
+def test_sequences_that_reserve_do_not_get_in_each_others_way() -> None:
+    pool = CellPool(2048)
+    one, two = SequenceCells(pool, 1024), SequenceCells(pool, 1024)
+    for sequence in (one, two):
+        sequence.reserve(600)
+    for _ in range(500):
+        for sequence in (one, two):
+            cells = sequence.allocate(1)
+            assert cells is not None
+            sequence.append(np.array([7], np.int32), cells)
+    for sequence in (one, two):
+        assert sequence.stop_cell - sequence.first_cell == 500
+        assert sequence.first_cell % ALIGNMENT == 0
+        sequence.release()
+    assert pool.num_free == 2048
+    assert not pool._reserved.any()
+
+
+def test_a_sequence_goes_on_elsewhere_when_a_neighbour_is_in_its_way() -> None:
+    pool = CellPool(600)
+    sequence = SequenceCells(pool, 300)
+    sequence.reserve(100)
+    first = sequence.allocate(100)
+    assert first is not None
+    sequence.append(np.zeros(100, np.int32), first)
+    neighbour = pool.allocate(50, start=100)
+    assert neighbour is not None
+    rest = sequence.allocate(20)
+    assert rest is not None and set(rest) & set(neighbour) == set()
+    sequence.append(np.zeros(20, np.int32), rest)
+    assert (sequence.first_cell, sequence.stop_cell) == (0, 170)
+    sequence.truncate(100)
+    assert (sequence.first_cell, sequence.stop_cell) == (0, 100)
+
+
+def test_reserving_a_full_pool_does_no_harm() -> None:
+    pool = CellPool(8)
+    assert pool.allocate(8, start=0) is not None
+    sequence = SequenceCells(pool, 8)
+    sequence.reserve(5)
+    assert sequence.allocate(1) is None
+    sequence.release()
+    assert not pool._reserved.any()
 
 
 class CellPoolMachine(RuleBasedStateMachine):
@@ -56,15 +107,25 @@ class CellPoolMachine(RuleBasedStateMachine):
         self.owners = [0] * num_cells
         self.held: list[np.ndarray] = []
 
-    @rule(count=st.integers(0, 300))
-    def allocate(self, count: int) -> None:
-        free = [cell for cell, owners in enumerate(self.owners) if not owners]
-        cells = self.pool.allocate(count)
+    @rule(count=st.integers(1, 300), start=st.integers(0, 700))
+    def allocate(self, count: int, start: int) -> None:
+        free = {cell for cell, owners in enumerate(self.owners) if not owners}
+        cells = self.pool.allocate(count, start)
         if count > len(free):
             assert cells is None
             return
-        assert cells is not None and cells.tolist() == free[:count]
+        assert cells is not None and len(set(cells.tolist())) == count
+        assert set(cells.tolist()) <= free
+        wanted = range(start, start + count)
+        if free.issuperset(wanted):
+            assert cells.tolist() == list(wanted)
         self._hold(cells)
+
+    @rule(length=st.integers(1, 900))
+    def reserve_and_forget(self, length: int) -> None:
+        first, stop = self.pool.reserve(length)
+        assert 0 <= first <= stop <= len(self.owners)
+        self.pool.unreserve(first, stop)
 
     @precondition(lambda self: self.held)
     @rule(data=st.data())
@@ -87,8 +148,6 @@ class CellPoolMachine(RuleBasedStateMachine):
         if not hasattr(self, "pool"):
             return
         assert self.pool.num_free == self.owners.count(0)
-        used = [cell + 1 for cell, owners in enumerate(self.owners) if owners]
-        assert self.pool.used_end == max(used, default=0)
 
     def _hold(self, cells: np.ndarray) -> None:
         self.held.append(cells)

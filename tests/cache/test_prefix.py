@@ -16,7 +16,7 @@ def tokens(*ids: int) -> np.ndarray:
 
 def stored(index: PrefixIndex, pool: CellPool, *ids: int) -> np.ndarray:
     """Insert a sequence as the engine does: allocate, insert, give up one's own cells."""
-    cells = pool.allocate(len(ids))
+    cells = pool.allocate(len(ids), start=0)
     assert cells is not None
     index.insert(tokens(*ids), cells)
     pool.release(cells)

@@ -103,6 +103,24 @@ def test_a_prefix_used_again_changes_nothing_but_the_work(model: LoadedModel) ->
     assert again.generated_ids.tolist() == expected[0]
 
 
+def test_a_prefix_that_another_sequence_continues_is_copied(model: LoadedModel) -> None:
+    """So that each sequence's cells lie together, and attention scans no one else's."""
+    (prompt,) = prompts(1, length=50)
+    questions = [[*prompt, 7, 8], [*prompt, 9, 10], [*prompt, 11]]
+    alone = [answers(engine_for(model), [question], GREEDY)[0] for question in questions]
+    engine = engine_for(model, num_cells=1024)
+    answers(engine, [prompt], GREEDY.replace(max_tokens=1))
+    sequences = [engine.add(question, GREEDY) for question in questions]
+    engine.step()
+    assert [sequence.num_cached_tokens for sequence in sequences] == [50, 50, 50]
+    for sequence in sequences:
+        assert sequence.cells.stop_cell - sequence.cells.first_cell == sequence.cells.length
+    run(engine)
+    assert [sequence.generated_ids.tolist() for sequence in sequences] == alone
+    engine.clear_prefixes()
+    assert engine._pool.num_free == engine._pool.num_cells
+
+
 def test_sequences_that_lose_their_cells_still_give_the_same_tokens(model: LoadedModel) -> None:
     many = prompts(5, length=60)
     params = GREEDY.replace(max_tokens=40)

@@ -43,9 +43,9 @@ def test_the_steps_hold_the_planned_tokens(llm: LLM, monkeypatch: pytest.MonkeyP
     batches: list[tuple[int, int]] = []  # tokens, and the most that one of them sees before
     run = engine._executor.run
 
-    def noted(batch, used_end):  # type: ignore[no-untyped-def]
+    def noted(batch):  # type: ignore[no-untyped-def]
         batches.append((len(batch.token_ids), max(len(s.context) for s in batch.slices)))
-        return run(batch, used_end)
+        return run(batch)
 
     monkeypatch.setattr(engine._executor, "run", noted)
     run_benchmark(engine, replace(PLAN, repeats=1))

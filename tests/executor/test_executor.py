@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from batches import Tokens, batch_of
+from batches import Tokens, batch_of, one_slice
 from powerserve.backend.base import Cache, Executable, LoadedModel, StepShape
 from powerserve.backend.ggml.backend import GgmlBackend, GgmlOptions
 from powerserve.core import dtypes
@@ -40,13 +40,13 @@ def test_padding_does_not_change_the_logits(model: LoadedModel) -> None:
     """Eleven tokens run under a graph for twelve; the cache must be right as well."""
     ids = list(range(3, 14))
     executor = Executor(model, model.new_cache(512, dtypes.F16))
-    padded = executor.run(batch_of(Tokens(ids, cells=list(range(11)))), 11).copy()
-    after = executor.run(batch_of(Tokens([5], cells=[11], context=list(range(11)))), 12).copy()
+    padded = executor.run(batch_of(Tokens(ids, cells=list(range(11))))).copy()
+    after = executor.run(batch_of(Tokens([5], cells=[11], context=list(range(11))))).copy()
     exact_cache = model.new_cache(512, dtypes.F16)
-    exact = model.compile(StepShape(11, 256, 11), exact_cache)
+    exact = model.compile(one_slice(11, 256, 11), exact_cache)
     expected = exact.run(batch_of(Tokens(ids, cells=list(range(11))))).copy()
     np.testing.assert_allclose(padded, expected, rtol=1e-3, atol=1e-3)
-    single = model.compile(StepShape(1, 256, 1), exact_cache)
+    single = model.compile(one_slice(1, 256, 1), exact_cache)
     expected_after = single.run(batch_of(Tokens([5], cells=[11], context=list(range(11)))))
     np.testing.assert_allclose(after, expected_after, rtol=1e-3, atol=1e-3)
 
@@ -64,10 +64,10 @@ def test_graphs_are_used_again_and_their_number_is_bounded(
     monkeypatch.setattr(type(model), "compile", counting)
     executor = Executor(model, model.new_cache(512, dtypes.F16))
     for position in range(40):
-        executor.run(batch_of(Tokens([3], cells=[position])), position + 1)
+        executor.run(batch_of(Tokens([3], cells=[position], context=list(range(position)))))
     assert len(compiled) == 1
     for count in range(33, 33 + 2 * MAX_EXECUTABLES):
-        executor.run(batch_of(Tokens([3] * count, cells=list(range(count)))), count)
+        executor.run(batch_of(Tokens([3] * count, cells=list(range(count)))))
     assert len(executor._executables) == MAX_EXECUTABLES
     executor.close()
     assert not executor._executables

@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -51,6 +51,8 @@ class BatchSlice:
     start: int
     context: Int64Array
     parents: Int32Array
+    first_cell: int  # every cell of context and slice is in first_cell … stop_cell - 1
+    stop_cell: int
 
     @property
     def is_chain(self) -> bool:
@@ -77,16 +79,28 @@ class Batch:
     output_rows: Int32Array
 
 
-@dataclass(frozen=True, slots=True)
-class StepShape:
-    """The sizes a graph is compiled for; a batch may be smaller in each.
-
-    `num_cells`: cells 0 … num_cells - 1 can be seen. It is at most the size of the cache.
-    """
+class SliceShape(NamedTuple):
+    """The sizes one slice is compiled for: at most `num_tokens`, which see cells of one range."""
 
     num_tokens: int
-    num_cells: int
+    first_cell: int
+    num_cells: int  # cells first_cell … first_cell + num_cells - 1 can be seen
+
+
+class StepShape(NamedTuple):
+    """The sizes a graph is compiled for.
+
+    A batch has the same slices in the same order and, but for the last slice, as many tokens; the
+    last slice and the outputs may be fewer.
+    """
+
+    slices: tuple[SliceShape, ...]
     num_outputs: int
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of all slices."""
+        return sum(piece.num_tokens for piece in self.slices)
 
 
 @dataclass(frozen=True, slots=True)

@@ -68,14 +68,19 @@ def check_batch(batch: Batch, shape: StepShape, vocab_size: int) -> None:
     _require(len(batch.positions) == len(batch.cells) == num_tokens, "array lengths differ")
     _require(_within(batch.token_ids, vocab_size), "a token id is outside the vocabulary")
     _require(_within(batch.output_rows, num_tokens), "an output row is outside the batch")
-    _require(_within(batch.cells, shape.num_cells), "a token's cell is outside the shape")
     _require(len(np.unique(batch.cells)) == num_tokens, "two tokens share a cell")
     start = 0
-    for part in batch.slices:
+    _require(len(batch.slices) == len(shape.slices), f"the number of slices is not that of {shape}")
+    for part, compiled in zip(batch.slices, shape.slices, strict=True):
         _require(part.start == start, "slices do not follow each other")
-        _require(_within(part.context, shape.num_cells), "a context cell is outside the shape")
         _require(_precede(part.parents), "a parent does not precede its child")
         start += len(part.parents)
+        cells = np.concatenate([part.context, batch.cells[part.start : start]])
+        inside = (cells >= part.first_cell) & (cells < part.stop_cell)
+        _require(bool(inside.all()), "a cell is outside the range of its slice")
+        _require(part.first_cell >= compiled.first_cell, "a slice begins before its shape")
+        stop_cell = compiled.first_cell + compiled.num_cells
+        _require(part.stop_cell <= stop_cell, "a slice reaches past its shape")
     _require(start == num_tokens, "slices do not cover the batch")
 
 

@@ -3,45 +3,68 @@
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 
 from powerserve.backend.base import Int64Array
 
-_FIRST_WINDOW = 256  # cells looked at first when searching for free ones
+ALIGNMENT = 256
+"""Sequences start at multiples of this where they can, so that compiled ranges fit later ones."""
+
+MIN_RUN = 64  # cells; a sequence that cannot go on where it is looks for this much room
 
 
 class CellPool:
-    """Counts the owners of each cell and hands out free cells, lowest numbers first.
+    """Counts the owners of each cell, and keeps the cells of a sequence together.
 
-    Low numbers first, because attention scans cells 0 … `used_end` whether they are free or not.
+    Attention scans a sequence's cells from the first to the last, so a sequence reserves room for
+    what it may still need. A reservation is a wish, not a claim: others stay out of it while there
+    is room elsewhere.
     """
 
     def __init__(self, num_cells: int) -> None:
         self.num_cells = num_cells
         self.num_free = num_cells
         self._owners = np.zeros(num_cells, np.int32)
-        self._search_from = 0  # no cell below this one is free
-        self._used_end = 0
+        self._reserved = np.zeros(num_cells, np.int32)
 
-    @property
-    def used_end(self) -> int:
-        """One past the highest cell that has an owner."""
-        while self._used_end and not self._owners[self._used_end - 1]:
-            start = max(0, self._used_end - _FIRST_WINDOW)
-            owned = np.flatnonzero(self._owners[start : self._used_end])
-            self._used_end = start + int(owned[-1]) + 1 if len(owned) else start
-        return self._used_end
+    def allocate(self, count: int, start: int) -> Int64Array | None:
+        """`count` free cells with one owner each, from `start` on if those are free.
 
-    def allocate(self, count: int) -> Int64Array | None:
-        """`count` free cells with one owner each, ascending; None if there are not enough."""
+        Otherwise they are taken where a run of free cells is long enough, and else anywhere.
+        None if there are not enough free cells.
+        """
         if count > self.num_free:
             return None
-        cells = self._find_free(count)
-        self._owners[cells] = 1
-        self.num_free -= count
-        if count:
-            self._search_from = int(cells[-1]) + 1
-            self._used_end = max(self._used_end, self._search_from)
-        return cells
+        if not self._is_free(start, count):
+            found = self._find_run(max(count, MIN_RUN), count)
+            if found is None:
+                return self._own(np.flatnonzero(self._owners == 0)[:count])
+            start = found
+        return self._own(np.arange(start, start + count))
+
+    def reserve(self, length: int) -> tuple[int, int]:
+        """Mark a range for a new sequence of about `length` tokens: (first, stop) of the range."""
+        start = self._find_run(length, 1)
+        if start is None:
+            return (0, 0)  # full: its cells will be found one by one
+        aligned = -(-start // ALIGNMENT) * ALIGNMENT
+        if self._is_free(aligned, length):
+            start = aligned
+        return self.reserve_from(start, length)
+
+    def reserve_from(self, start: int, length: int) -> tuple[int, int]:
+        """Mark the range of `length` cells from `start` on, as far as there are cells."""
+        stop = min(start + length, self.num_cells)
+        self._reserved[start:stop] += 1
+        return (start, stop)
+
+    def unreserve(self, first: int, stop: int) -> None:
+        """Take a reservation back."""
+        self._reserved[first:stop] -= 1
+
+    def is_open(self, cell: int) -> bool:
+        """Whether a cell exists, is free and is reserved by nobody."""
+        return cell < self.num_cells and not self._owners[cell] and not self._reserved[cell]
 
     def retain(self, cells: Int64Array) -> None:
         """Add an owner to each of these (distinct) cells."""
@@ -50,20 +73,38 @@ class CellPool:
     def release(self, cells: Int64Array) -> None:
         """Take an owner from each of these (distinct) cells; cells without owners are free."""
         self._owners[cells] -= 1
-        freed = cells[self._owners[cells] == 0]
-        self.num_free += len(freed)
-        if len(freed):
-            self._search_from = min(self._search_from, int(freed.min()))
+        self.num_free += int((self._owners[cells] == 0).sum())
 
     def owners(self, cell: int) -> int:
         """How many owners a cell has."""
         return int(self._owners[cell])
 
-    def _find_free(self, count: int) -> Int64Array:
-        window = max(_FIRST_WINDOW, 2 * count)
-        while True:
-            end = self._search_from + window
-            free = np.flatnonzero(self._owners[self._search_from : end] == 0)
-            if len(free) >= count:
-                return free[:count] + self._search_from
-            window *= 4
+    def _own(self, cells: Int64Array) -> Int64Array:
+        self._owners[cells] = 1
+        self.num_free -= len(cells)
+        return cells
+
+    def _is_free(self, start: int, count: int) -> bool:
+        stop = start + count
+        return stop <= self.num_cells and not self._owners[start:stop].any()
+
+    def _find_run(self, wanted: int, least: int) -> int | None:
+        """The start of a run of free cells: the first of `wanted`, or else the longest there is.
+
+        Runs outside reservations are preferred. None if no run has `least` cells.
+        """
+        for taken in (self._owners + self._reserved, self._owners):
+            starts, lengths = _runs_of_zeros(taken)
+            if len(lengths) and lengths.max() >= least:
+                fitting = lengths >= wanted
+                best = fitting.argmax() if fitting.any() else lengths.argmax()
+                return int(starts[best])
+        return None
+
+
+def _runs_of_zeros(array: npt.NDArray[np.int32]) -> tuple[Int64Array, Int64Array]:
+    """Starts and lengths of the maximal runs of zeros, in order."""
+    padded = np.concatenate([[1], array, [1]])
+    edges = np.diff((padded == 0).astype(np.int8))
+    starts = np.flatnonzero(edges == 1)
+    return starts, np.flatnonzero(edges == -1) - starts

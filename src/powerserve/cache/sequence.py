@@ -11,14 +11,19 @@ from powerserve.cache.cells import CellPool
 class SequenceCells:
     """Tokens 0 … `length` of a sequence, with K and V in `cells`; position i is cell `cells[i]`.
 
-    The sequence is an owner of its cells. Arrays are views that stay valid until the next change.
+    The sequence is an owner of its cells, all of which lie in `first_cell` … `stop_cell` - 1.
+    Arrays are views that stay valid until the next change.
     """
 
     def __init__(self, pool: CellPool, capacity: int) -> None:
         self._pool = pool
         self._token_ids = np.empty(capacity, np.int32)
         self._cells = np.empty(capacity, np.int64)
+        self._reservation = (0, 0)
+        self._next_cell = 0
         self.length = 0
+        self.first_cell = 0
+        self.stop_cell = 0
 
     @property
     def token_ids(self) -> Int32Array:
@@ -30,18 +35,43 @@ class SequenceCells:
         """int64 [length]."""
         return self._cells[: self.length]
 
+    def reserve(self, expected_length: int) -> None:
+        """Choose where new cells should lie: after the last one, or where so many tokens fit."""
+        self._pool.unreserve(*self._reservation)
+        if self.length:
+            start, length = self._next_cell, expected_length - self.length
+            self._reservation = self._pool.reserve_from(start, length)
+        else:
+            self._reservation = self._pool.reserve(expected_length)
+            self._next_cell = self._reservation[0]
+
+    def allocate(self, count: int) -> Int64Array | None:
+        """Cells for the next `count` tokens; they join the sequence by `append`. None: no room."""
+        return self._pool.allocate(count, self._next_cell)
+
     def append(self, token_ids: Int32Array, cells: Int64Array) -> None:
         """Add tokens whose cells were allocated (or retained) for this sequence."""
-        end = self.length + len(token_ids)
+        if not len(cells):
+            return
+        lowest, highest = int(cells.min()), int(cells.max())
+        self.first_cell = min(self.first_cell, lowest) if self.length else lowest
+        self.stop_cell = max(self.stop_cell, highest + 1) if self.length else highest + 1
+        end = self.length + len(cells)
         self._token_ids[self.length : end] = token_ids
         self._cells[self.length : end] = cells
+        self._next_cell = int(cells[-1]) + 1
         self.length = end
 
     def truncate(self, length: int) -> None:
         """Forget the tokens from `length` on and give their cells back."""
         self._pool.release(self._cells[length : self.length].copy())
         self.length = length
+        if length:
+            self.first_cell, self.stop_cell = int(self.cells.min()), int(self.cells.max()) + 1
+            self._next_cell = int(self.cells[-1]) + 1
 
     def release(self) -> None:
-        """Give all cells back."""
+        """Give all cells and the reservation back."""
         self.truncate(0)
+        self._pool.unreserve(*self._reservation)
+        self._reservation = (0, 0)

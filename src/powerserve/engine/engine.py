@@ -83,6 +83,7 @@ class Engine:
         self._scheduler = Scheduler(
             self._pool,
             self._prefixes,
+            self._cache.copy,
             batch_size=config.batch_size,
             max_sequences=1 if config.deterministic else config.max_sequences,
         )
@@ -165,7 +166,7 @@ class Engine:
         for chunk in chunks:
             chunk.sequence.timings.started = chunk.sequence.timings.started or now
         try:
-            logits = self._executor.run(build_batch(chunks), self._pool.used_end)
+            logits = self._executor.run(build_batch(chunks))
         except BaseException:
             for chunk in chunks:
                 self._pool.release(chunk.cells)

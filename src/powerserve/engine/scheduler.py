@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
+
+import numpy as np
 
 from powerserve.backend.base import Int32Array, Int64Array
 from powerserve.cache.cells import CellPool
 from powerserve.cache.prefix import PrefixIndex
 from powerserve.engine.sequence import FinishReason, Sequence
+
+CopyCells = Callable[[Int64Array, Int64Array], None]
+USUAL_ANSWER = 512  # tokens
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -34,11 +40,24 @@ class Scheduler:
     """
 
     def __init__(
-        self, pool: CellPool, prefixes: PrefixIndex | None, *, batch_size: int, max_sequences: int
+        self,
+        pool: CellPool,
+        prefixes: PrefixIndex | None,
+        copy_cells: CopyCells,
+        *,
+        batch_size: int,
+        max_sequences: int,
     ) -> None:
-        """`batch_size`: tokens in one step. `prefixes` None: nothing is kept or used again."""
+        """Args:
+        pool: the cells of the cache.
+        prefixes: None if nothing shall be kept and used again.
+        copy_cells: copies the content of cells (sources, targets).
+        batch_size: tokens in one step.
+        max_sequences: sequences running at once.
+        """
         self._pool = pool
         self._prefixes = prefixes
+        self._copy_cells = copy_cells
         self._batch_size = batch_size
         self._max_sequences = max_sequences
         self.waiting: deque[Sequence] = deque()
@@ -92,16 +111,34 @@ class Scheduler:
         return self._pool.num_free >= count
 
     def _reuse_prefix(self, sequence: Sequence) -> None:
-        if self._prefixes is None:
-            return
-        tokens = sequence.token_ids
-        cells = self._prefixes.find(tokens, len(tokens) - 1)  # one token must be computed
+        """Start the sequence with what is cached of it, and choose where the rest will lie."""
+        tokens, cells = sequence.token_ids, np.empty(0, np.int64)
+        if self._prefixes is not None:
+            cells = self._prefixes.find(tokens, len(tokens) - 1)  # one token must be computed
+        if len(cells) and not self._pool.is_open(int(cells[-1]) + 1):
+            cells = self._copied(cells, sequence)
         sequence.cells.append(tokens[: len(cells)], cells)
+        sequence.cells.reserve(_expected_length(sequence))
         sequence.num_cached_tokens = min(len(cells), sequence.num_prompt_tokens)
+
+    def _copied(self, cells: Int64Array, sequence: Sequence) -> Int64Array:
+        """A copy of a prefix that others continue, where this sequence has room of its own.
+
+        Sharing would be right as well, but attention would scan everything between the prefix and
+        the sequence's own cells; copying costs microseconds per cell. If there is no room, share.
+        """
+        first, stop = self._pool.reserve(_expected_length(sequence))
+        target = self._pool.allocate(len(cells), first) if stop - first >= len(cells) else None
+        self._pool.unreserve(first, stop)
+        if target is None:
+            return cells
+        self._copy_cells(cells, target)
+        self._pool.release(cells)
+        return target
 
     def _cells_for(self, sequence: Sequence, count: int, chunks: list[Chunk]) -> Int64Array | None:
         """Cells for `count` tokens, at others' cost if need be; None: not in this step."""
-        while (cells := self._pool.allocate(count)) is None:
+        while (cells := sequence.cells.allocate(count)) is None:
             if self._prefixes is not None and len(self._prefixes):
                 self._prefixes.free_cells(count)
                 continue
@@ -119,6 +156,13 @@ class Scheduler:
         sequence.cells.release()
         self.running.remove(sequence)
         self.waiting.appendleft(sequence)
+
+
+def _expected_length(sequence: Sequence) -> int:
+    """Tokens the sequence may come to: what it is given, and an answer of the usual length."""
+    answer = sequence.params.max_tokens
+    answer = USUAL_ANSWER if answer is None else min(answer, 4 * USUAL_ANSWER)
+    return len(sequence.token_ids) + answer
 
 
 def _take(sequence: Sequence, cells: Int64Array) -> Chunk:

@@ -26,7 +26,7 @@ def batch_logits(
     try:
         for start in range(0, len(tokens), batch_size):
             batch = _chain(tokens[start : start + batch_size], start)
-            yield executor.run(batch, start + len(batch.token_ids))
+            yield executor.run(batch)
     finally:
         executor.close()
         cache.close()
@@ -47,5 +47,6 @@ def _chain(token_ids: npt.NDArray[np.int32], start: int) -> Batch:
     length = len(token_ids)
     rows = np.arange(length, dtype=np.int32)
     positions = rows + np.int32(start)
-    piece = BatchSlice(0, np.arange(start, dtype=np.int64), rows - np.int32(1))
+    context = np.arange(start, dtype=np.int64)
+    piece = BatchSlice(0, context, rows - np.int32(1), 0, start + length)
     return Batch(token_ids, positions, positions.astype(np.int64), [piece], rows)

@@ -4,10 +4,18 @@ from __future__ import annotations
 
 from collections import OrderedDict
 
-from powerserve.backend.base import Batch, Cache, Executable, FloatArray, LoadedModel, StepShape
+from powerserve.backend.base import (
+    Batch,
+    Cache,
+    Executable,
+    FloatArray,
+    LoadedModel,
+    SliceShape,
+    StepShape,
+)
 
 CELL_BLOCK = 256
-"""Visible cells are rounded up to this, so that a graph serves 256 decode steps before the next."""
+"""Visible cells are rounded up to this, so a graph serves 256 decode steps before the next."""
 
 ROW_TILE = 4
 """Token counts from 8 to 32 are rounded up to this: matrix kernels work on tiles of four rows, so
@@ -18,7 +26,7 @@ MAX_EXECUTABLES = 48
 
 
 class Executor:
-    """Runs batches of one model over one cache; `used_end` limits which cells a step looks at."""
+    """Runs batches of one model over one cache."""
 
     def __init__(self, model: LoadedModel, cache: Cache) -> None:
         self._model = model
@@ -27,21 +35,11 @@ class Executor:
 
     def reserve(self, max_tokens: int) -> None:
         """Compile the largest step now, so that shared buffers need not grow later."""
-        self._executable(StepShape(max_tokens, self._cache.num_cells, 1))
+        self._executable(StepShape((SliceShape(max_tokens, 0, self._cache.num_cells),), 1))
 
-    def run(self, batch: Batch, used_end: int) -> FloatArray:
-        """Logits [len(batch.output_rows), vocab], valid until the next run.
-
-        Args:
-            batch: the step's tokens.
-            used_end: one past the highest cell in use, the batch's own cells included.
-        """
-        shape = StepShape(
-            round_tokens(len(batch.token_ids)),
-            min(_round_up(max(used_end, 1), CELL_BLOCK), self._cache.num_cells),
-            round_tokens(len(batch.output_rows)),
-        )
-        return self._executable(shape).run(batch)
+    def run(self, batch: Batch) -> FloatArray:
+        """Logits [len(batch.output_rows), vocab], valid until the next run."""
+        return self._executable(step_shape(batch, self._cache.num_cells)).run(batch)
 
     def close(self) -> None:
         """Drop every compiled graph."""
@@ -57,6 +55,23 @@ class Executor:
                 self._executables.popitem(last=False)[1].close()
         self._executables.move_to_end(shape)
         return executable
+
+
+def step_shape(batch: Batch, num_cells: int) -> StepShape:
+    """The shape to compile for a batch over a cache of `num_cells` cells."""
+    last = len(batch.slices) - 1
+    slices = []
+    for index, piece in enumerate(batch.slices):
+        num_tokens = len(piece.parents)
+        visible = _round_up(piece.stop_cell - piece.first_cell, CELL_BLOCK)
+        slices.append(
+            SliceShape(
+                round_tokens(num_tokens) if index == last else num_tokens,
+                piece.first_cell,
+                min(visible, num_cells - piece.first_cell),
+            )
+        )
+    return StepShape(tuple(slices), round_tokens(len(batch.output_rows)))
 
 
 def round_tokens(count: int) -> int:

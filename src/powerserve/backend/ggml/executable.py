@@ -59,7 +59,7 @@ class ComputeBuffer:
 
 
 class GgmlExecutable(Executable):
-    """One compiled shape. Smaller batches are padded by repeating their last token.
+    """One compiled shape. A smaller last slice is padded by repeating the batch's last token.
 
     A repeated token computes the same K and V and writes them to the same cell, so padding changes
     nothing and needs no cell of its own.
@@ -103,8 +103,10 @@ class GgmlExecutable(Executable):
         self._token_ids = self._view(lowered.token_ids, np.int32)
         self._positions = self._view(lowered.positions, np.int32)
         self._cells = self._view(lowered.cells, np.int64)
-        self._mask = self._view(lowered.mask, np.uint16)
-        self._mask.shape = (self.shape.num_tokens, self.shape.num_cells)
+        self._masks = [
+            self._view(mask, np.uint16).reshape(piece.num_tokens, piece.num_cells)
+            for mask, piece in zip(lowered.masks, self.shape.slices, strict=True)
+        ]
         self._output_rows = self._view(lowered.output_rows, np.int32)
         self._logits = self._view(lowered.logits, np.float32)
         self._logits.shape = (self.shape.num_outputs, model.config.vocab_size)
@@ -118,8 +120,11 @@ class GgmlExecutable(Executable):
         ):
             length = len(source)
             target[:length] = source
-            target[length:] = source[length - 1]
-        write_mask(self._mask, batch)
+            if length < len(target):
+                target[length:] = source[length - 1]
+        for mask, shape, piece in zip(self._masks, self.shape.slices, batch.slices, strict=True):
+            own_cells = batch.cells[piece.start : piece.start + len(piece.parents)]
+            write_mask(mask, piece, own_cells, shape.first_cell)
 
     def _view(self, address: int, dtype: Any) -> npt.NDArray[Any]:
         """A tensor's memory as a flat array."""

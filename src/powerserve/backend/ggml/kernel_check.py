@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from powerserve.backend.base import Batch, BatchSlice, FloatArray, StepShape
+from powerserve.backend.base import Batch, BatchSlice, FloatArray, SliceShape, StepShape
 from powerserve.backend.ggml.backend import GgmlBackend, GgmlOptions
 from powerserve.core import dtypes
 from powerserve.core.config import ModelConfig, RopeConfig, RopeStyle
@@ -67,7 +67,9 @@ def _product(
     table_tensor = RawTensor(table.shape, dtypes.F32, table.view(np.uint8).reshape(-1))
     model = backend.load(_config(), graph, {"table": table_tensor, "weight": weight})
     cache = model.new_cache(NUM_CELLS, dtypes.F16)
-    executable = model.compile(StepShape(num_tokens, NUM_CELLS, num_tokens), cache)
+    executable = model.compile(
+        StepShape((SliceShape(num_tokens, 0, NUM_CELLS),), num_tokens), cache
+    )
     product = executable.run(_batch(num_tokens)).copy()
     executable.close()
     cache.close()
@@ -77,7 +79,7 @@ def _product(
 
 def _batch(num_tokens: int) -> Batch:
     rows = np.arange(num_tokens, dtype=np.int32)
-    one_sequence = BatchSlice(0, np.empty(0, np.int64), rows - 1)
+    one_sequence = BatchSlice(0, np.empty(0, np.int64), rows - 1, 0, num_tokens)
     return Batch(rows, rows, rows.astype(np.int64), [one_sequence], rows)
 
 

@@ -96,6 +96,7 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "mul_mat": (_P, [_P, _P, _P]),
     "get_rows": (_P, [_P, _P, _P]),
     "set_rows": (_P, [_P, _P, _P, _P]),
+    "cpy": (_P, [_P, _P, _P]),
     "reshape_2d": (_P, [_P, _P, _I64, _I64]),
     "reshape_3d": (_P, [_P, _P, _I64, _I64, _I64]),
     "view_2d": (_P, [_P, _P, _I64, _I64, _SIZE, _SIZE]),

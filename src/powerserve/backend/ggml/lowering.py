@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from powerserve.backend.base import StepShape
+from powerserve.backend.base import SliceShape, StepShape
 from powerserve.backend.ggml.cache import GgmlCache
 from powerserve.backend.ggml.library import (
     ROPE_HALF_SPLIT,
@@ -31,7 +31,8 @@ from powerserve.graph.ops import (
     SwiGLU,
 )
 
-GGML_NODES_PER_OPERATION = 10  # upper bound; attention needs the most
+GGML_NODES_PER_OPERATION = 8  # upper bound; attention needs the most, beside its slices
+GGML_NODES_PER_SLICE = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +44,7 @@ class LoweredGraph:
     token_ids: int  # I32 [tokens]
     positions: int  # I32 [tokens]
     cells: int  # I64 [tokens]
-    mask: int  # F16 [cells, tokens]: 0 where a token sees a cell, -inf elsewhere
+    masks: list[int]  # per slice, F16 [cells, tokens]: 0 where a token sees a cell, else -inf
     output_rows: int  # I32 [outputs]
     logits: int  # F32 [vocab, outputs]
 
@@ -70,7 +71,8 @@ class _Lowering:
         cache: GgmlCache,
         shape: StepShape,
     ) -> None:
-        size = GGML_NODES_PER_OPERATION * len(graph.nodes)
+        per_slice = GGML_NODES_PER_SLICE * len(shape.slices) * (config.num_layers + 1)
+        size = GGML_NODES_PER_OPERATION * len(graph.nodes) + per_slice
         self._library = library
         self._config = config
         self._weights = weights
@@ -81,8 +83,12 @@ class _Lowering:
         self._token_ids = self._input("token_ids", dtypes.I32, shape.num_tokens)
         self._positions = self._input("positions", dtypes.I32, shape.num_tokens)
         self._cells = self._input("cells", dtypes.I64, shape.num_tokens)
-        self._mask = self._input("mask", dtypes.F16, shape.num_cells, shape.num_tokens)
+        self._masks = [
+            self._input("mask", dtypes.F16, piece.num_cells, piece.num_tokens)
+            for piece in shape.slices
+        ]
         self._output_rows = self._input("output_rows", dtypes.I32, shape.num_outputs)
+        self._join: int | None = None
         self._tensors: dict[Value, int] = {
             graph.token_ids: self._token_ids,
             graph.positions: self._positions,
@@ -104,7 +110,7 @@ class _Lowering:
             self._token_ids,
             self._positions,
             self._cells,
-            self._mask,
+            self._masks,
             self._output_rows,
             logits,
         )
@@ -165,6 +171,7 @@ class _Lowering:
         return tensor
 
     def _attention(self, operation: Attention, q: int, k: int, v: int) -> int:
+        """Store K and V, then let each slice attend to the cells of its own range."""
         library, context = self._library, self._context
         config, num_tokens = self._config, self._shape.num_tokens
         keys, values = self._cache.keys[operation.layer], self._cache.values[operation.layer]
@@ -172,34 +179,69 @@ class _Lowering:
             flat = library.reshape_2d(context, rows, config.kv_dim, num_tokens)
             stored = library.set_rows(context, target, flat, self._cells)
             library.build_forward_expand(self._graph, stored)
-        attended = library.flash_attn_ext(
-            context,
-            library.permute(context, q, 0, 2, 1, 3),  # [head_dim, tokens, heads]
-            self._visible(keys),
-            self._visible(values),
-            self._mask,
-            operation.scale,
-            0.0,  # ALiBi slope: unused
-            0.0,  # logit soft cap: unused
-        )
         width = config.num_heads * config.head_dim
-        tensor: int = library.reshape_2d(context, attended, width, num_tokens)
+        attended = []
+        start = 0
+        for piece, mask in zip(self._shape.slices, self._masks, strict=True):
+            mixed = library.flash_attn_ext(
+                context,
+                self._queries(q, start, piece.num_tokens),
+                self._visible(keys, piece),
+                self._visible(values, piece),
+                mask,
+                operation.scale,
+                0.0,  # ALiBi slope: unused
+                0.0,  # logit soft cap: unused
+            )
+            attended.append(library.reshape_2d(context, mixed, width, piece.num_tokens))
+            start += piece.num_tokens
+        return attended[0] if len(attended) == 1 else self._joined(attended, width)
+
+    def _queries(self, q: int, start: int, num_tokens: int) -> int:
+        """Tokens start … start + num_tokens of q [head_dim, heads, tokens], heads last."""
+        head_bytes, token_bytes = Tensor.from_address(q).nb[1:3]
+        rows = self._library.view_3d(
+            self._context,
+            q,
+            self._config.head_dim,
+            self._config.num_heads,
+            num_tokens,
+            head_bytes,
+            token_bytes,
+            start * token_bytes,
+        )
+        tensor: int = self._library.permute(self._context, rows, 0, 2, 1, 3)
         return tensor
 
-    def _visible(self, stored: int) -> int:
-        """Cells 0 … num_cells of a layer's keys or values, as [head_dim, cells, kv_heads]."""
-        config, dtype = self._config, self._cache.dtype
+    def _visible(self, stored: int, piece: SliceShape) -> int:
+        """A range of cells of a layer's keys or values, as [head_dim, cells, kv_heads]."""
+        config, cache = self._config, self._cache
         tensor: int = self._library.view_3d(
             self._context,
             stored,
             config.head_dim,
-            self._shape.num_cells,
+            piece.num_cells,
             config.num_kv_heads,
-            self._cache.row_bytes,
-            dtype.size_bytes(config.head_dim),
-            0,
+            cache.row_bytes,
+            cache.dtype.size_bytes(config.head_dim),
+            piece.first_cell * cache.row_bytes,
         )
         return tensor
+
+    def _joined(self, parts: list[int], width: int) -> int:
+        """The slices' results one after another, copied into the tensor all layers share."""
+        library, context = self._library, self._context
+        row_bytes = dtypes.F32.size_bytes(width)
+        if self._join is None:
+            self._join = self._input("attended", dtypes.F32, width, self._shape.num_tokens)
+        start = 0
+        for part, piece in zip(parts, self._shape.slices, strict=True):
+            place = library.view_2d(
+                context, self._join, width, piece.num_tokens, row_bytes, start * row_bytes
+            )
+            library.build_forward_expand(self._graph, library.cpy(context, part, place))
+            start += piece.num_tokens
+        return self._join
 
     def _input(self, name: str, dtype: dtypes.DType, *dimensions: int) -> int:
         create = getattr(self._library, f"new_tensor_{len(dimensions)}d")

@@ -70,8 +70,10 @@ class ReferenceModel(LoadedModel):
     def compile(self, shape: StepShape, cache: Cache) -> ReferenceExecutable:
         if not isinstance(cache, ReferenceCache):
             raise BackendError("the reference backend works only with a cache of its own")
-        if shape.num_cells > cache.num_cells:
-            raise BackendError(f"{shape.num_cells} cells exceed the cache's {cache.num_cells}")
+        for piece in shape.slices:
+            stop = piece.first_cell + piece.num_cells
+            if stop > cache.num_cells:
+                raise BackendError(f"cell {stop - 1} is outside the cache's {cache.num_cells}")
         return ReferenceExecutable(self.config, self._graph, self._weights, shape, cache)
 
     def close(self) -> None:

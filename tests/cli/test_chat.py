@@ -115,6 +115,15 @@ def test_a_long_conversation_forgets_its_beginning_but_not_the_system_message(
     assert 2 <= len(questions) < 12
 
 
+def test_forgetting_takes_a_question_with_its_answer() -> None:
+    first, last = [Message("user", "a"), Message("assistant", "b")], [Message("user", "c")]
+    conversation = Conversation("Stay.", [*first, *last])
+    assert conversation.forget_oldest()
+    assert (conversation.system, conversation.turns) == ("Stay.", last)
+    assert not conversation.forget_oldest()
+    assert conversation.turns == last
+
+
 def test_a_question_longer_than_the_context_ends_a_pipe(chat: Chat) -> None:
     told = chat("word " * 200, "-c", "128", status=2)
     assert "powerserve chat: error: the question has" in told

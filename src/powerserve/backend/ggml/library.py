@@ -99,6 +99,7 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "cpy": (_P, [_P, _P, _P]),
     "reshape_2d": (_P, [_P, _P, _I64, _I64]),
     "reshape_3d": (_P, [_P, _P, _I64, _I64, _I64]),
+    "view_1d": (_P, [_P, _P, _I64, _SIZE]),
     "view_2d": (_P, [_P, _P, _I64, _I64, _SIZE, _SIZE]),
     "view_3d": (_P, [_P, _P, _I64, _I64, _I64, _SIZE, _SIZE, _SIZE]),
     "permute": (_P, [_P, _P, _I, _I, _I, _I]),

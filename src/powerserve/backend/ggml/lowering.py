@@ -33,6 +33,7 @@ from powerserve.graph.ops import (
 
 GGML_NODES_PER_OPERATION = 8  # upper bound; attention needs the most, beside its slices
 GGML_NODES_PER_SLICE = 10
+CACHE_LINE_BYTES = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,8 +245,21 @@ class _Lowering:
         return self._join
 
     def _input(self, name: str, dtype: dtypes.DType, *dimensions: int) -> int:
-        create = getattr(self._library, f"new_tensor_{len(dimensions)}d")
-        tensor: int = create(self._context, dtype.ggml_id, *dimensions)
-        self._library.set_name(tensor, name.encode())
-        self._library.set_input(tensor)
+        """A tensor that every step writes.
+
+        Vectors are views of vectors padded to a cache line: ggml aligns to 32 bytes only, and what
+        lies behind a 4-byte input would have every 64-byte store of AVX-512 and AMX cut in two.
+        """
+        library, context = self._library, self._context
+        tensor: int
+        if len(dimensions) == 2:
+            tensor = library.new_tensor_2d(context, dtype.ggml_id, *dimensions)
+            library.set_input(tensor)
+        else:
+            (length,) = dimensions
+            line = CACHE_LINE_BYTES // dtype.block_bytes
+            padded = library.new_tensor_1d(context, dtype.ggml_id, -(-length // line) * line)
+            library.set_input(padded)
+            tensor = library.view_1d(context, padded, length, 0)
+        library.set_name(tensor, name.encode())
         return tensor

@@ -23,9 +23,7 @@ class HostMemory:
     def __init__(self, size: int) -> None:
         self.size = size
         rounded = -(-max(size, 1) // HUGE_PAGE_BYTES) * HUGE_PAGE_BYTES
-        self._map = mmap.mmap(-1, rounded)
-        if hasattr(mmap, "MADV_HUGEPAGE"):
-            self._map.madvise(mmap.MADV_HUGEPAGE)
+        self._map = _anonymous(rounded)
         self.bytes: npt.NDArray[np.uint8] = np.frombuffer(self._map, np.uint8)
         self.address: int = self.bytes.ctypes.data
 
@@ -34,6 +32,15 @@ class HostMemory:
         self.bytes = np.empty(0, np.uint8)
         with contextlib.suppress(BufferError):  # a view is alive: the map is freed with it
             self._map.close()
+
+
+def _anonymous(size: int) -> mmap.mmap:
+    if not hasattr(mmap, "MADV_HUGEPAGE"):
+        return mmap.mmap(-1, size)
+    # Private: Python's default is shared memory, which gets no huge pages.
+    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    memory.madvise(mmap.MADV_HUGEPAGE)
+    return memory
 
 
 def advise_huge_pages(address: int, size: int) -> None:

@@ -31,7 +31,7 @@ class GgmlCache(Cache):
         shape = (config.num_layers, 2, num_cells, self.row_bytes)
         self.size_bytes = int(np.prod(shape, dtype=np.int64))
         try:
-            self._memory = HostMemory(self.size_bytes)
+            self._memory = HostMemory(self.size_bytes, huge_pages=False)
         except (OSError, ValueError, OverflowError):
             raise MemoryLimitError(
                 f"a KV cache of {num_cells:,} cells needs {self.size_bytes / 2**30:.1f} GiB, "

@@ -18,12 +18,16 @@ HUGE_PAGE_BYTES = 2 << 20
 
 
 class HostMemory:
-    """`size` bytes of zeroed memory, page aligned; a page becomes real when first written."""
+    """`size` bytes of zeroed memory, page aligned; a page becomes real when first written.
 
-    def __init__(self, size: int) -> None:
+    Huge pages suit memory that will be filled. The KV cache has many small ranges in use, of which
+    each would make a whole huge page real: 120 MB more for SmolLM2, and no faster.
+    """
+
+    def __init__(self, size: int, *, huge_pages: bool) -> None:
         self.size = size
         rounded = -(-max(size, 1) // HUGE_PAGE_BYTES) * HUGE_PAGE_BYTES
-        self._map = _anonymous(rounded)
+        self._map = _anonymous(rounded, huge_pages)
         self.bytes: npt.NDArray[np.uint8] = np.frombuffer(self._map, np.uint8)
         self.address: int = self.bytes.ctypes.data
 
@@ -34,8 +38,8 @@ class HostMemory:
             self._map.close()
 
 
-def _anonymous(size: int) -> mmap.mmap:
-    if not hasattr(mmap, "MADV_HUGEPAGE"):
+def _anonymous(size: int, huge_pages: bool) -> mmap.mmap:
+    if not huge_pages or not hasattr(mmap, "MADV_HUGEPAGE"):
         return mmap.mmap(-1, size)
     # Private: Python's default is shared memory, which gets no huge pages.
     memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)

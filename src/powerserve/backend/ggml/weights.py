@@ -120,7 +120,7 @@ class WeightStore:
     def _copy(self, placements: list[Placement]) -> None:
         """Copy into memory of our own."""
         offsets, total = _offsets(placement.data.nbytes for placement in placements)
-        memory = HostMemory(total)
+        memory = HostMemory(total, huge_pages=True)
         buffer = self._library.backend_cpu_buffer_from_ptr(memory.address, max(total, ALIGNMENT))
         self._adopt(buffer, memory, "CPU", total)
         context = self._new_context(len(placements))

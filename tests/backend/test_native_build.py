@@ -80,12 +80,16 @@ def test_the_users_cmake_arguments_come_after_ours(tmp_path: Path) -> None:
     assert shlex.split(built_with) == [*native_build.CMAKE_OPTIONS, "-DGGML_LTO=ON", "-DX=a b"]
 
 
-def test_amx_kernels_are_protected_from_a_compiler_bug(
+def test_builds_go_around_a_compiler_bug_and_slow_kernels(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     environment = {"PATH": add_compiler(tmp_path, "c++"), "CXXFLAGS": "-O2"}
     amx_expected = "-O2 -fno-dse -fno-tree-dse"
-    for flags, expected in (({"avx2"}, "-O2"), ({"avx2", "amx_tile"}, amx_expected)):
+    for flags, expected in (
+        ({"avx2"}, "-O2"),
+        ({"avx2", "amx_tile"}, amx_expected),
+        ({"avx2", "avx512_fp16"}, "-O2 -mno-avx512fp16"),
+    ):
         monkeypatch.setattr(native_build.machine, "cpu_flags", lambda flags=flags: flags)
         recipe = native_build.recipe_for(environment)
         assert native_build.build_environment({}, recipe, tmp_path)["CXXFLAGS"] == expected

@@ -24,6 +24,8 @@ class CellPool:
     def __init__(self, num_cells: int) -> None:
         self.num_cells = num_cells
         self.num_free = num_cells
+        self._numbers = np.arange(num_cells)  # views of it name runs of cells
+        self._numbers.flags.writeable = False
         self._owners = np.zeros(num_cells, np.int32)
         self._reserved = np.zeros(num_cells, np.int32)
 
@@ -38,9 +40,14 @@ class CellPool:
         if not self._is_free(start, count):
             found = self._find_run(max(count, MIN_RUN), count)
             if found is None:
-                return self._own(np.flatnonzero(self._owners == 0)[:count])
+                scattered = np.flatnonzero(self._owners == 0)[:count]
+                self._owners[scattered] = 1
+                self.num_free -= count
+                return scattered
             start = found
-        return self._own(np.arange(start, start + count))
+        self._owners[start : start + count] = 1
+        self.num_free -= count
+        return self._numbers[start : start + count]
 
     def reserve(self, length: int) -> tuple[int, int]:
         """Mark a range for a new sequence of about `length` tokens: (first, stop) of the range."""
@@ -79,12 +86,9 @@ class CellPool:
         """How many owners a cell has."""
         return int(self._owners[cell])
 
-    def _own(self, cells: Int64Array) -> Int64Array:
-        self._owners[cells] = 1
-        self.num_free -= len(cells)
-        return cells
-
     def _is_free(self, start: int, count: int) -> bool:
+        if count == 1:  # for every token of every decoding sequence
+            return start < self.num_cells and not self._owners[start]
         stop = start + count
         return stop <= self.num_cells and not self._owners[start:stop].any()
 

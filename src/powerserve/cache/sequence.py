@@ -19,6 +19,7 @@ class SequenceCells:
         self._pool = pool
         self._token_ids = np.empty(capacity, np.int32)
         self._cells = np.empty(capacity, np.int64)
+        self._positions = np.arange(capacity, dtype=np.int32)
         self._reservation = (0, 0)
         self._next_cell = 0
         self.length = 0
@@ -34,6 +35,10 @@ class SequenceCells:
     def cells(self) -> Int64Array:
         """int64 [length]."""
         return self._cells[: self.length]
+
+    def next_positions(self, count: int) -> Int32Array:
+        """int32 [count], the positions of the tokens that come next."""
+        return self._positions[self.length : self.length + count]
 
     def reserve(self, expected_length: int) -> None:
         """Choose where new cells should lie: after the last one, or where so many tokens fit."""
@@ -53,7 +58,7 @@ class SequenceCells:
         """Add tokens whose cells were allocated (or retained) for this sequence."""
         if not len(cells):
             return
-        lowest, highest = int(cells.min()), int(cells.max())
+        lowest, highest = cell_range(cells)
         self.first_cell = min(self.first_cell, lowest) if self.length else lowest
         self.stop_cell = max(self.stop_cell, highest + 1) if self.length else highest + 1
         end = self.length + len(cells)
@@ -67,7 +72,8 @@ class SequenceCells:
         self._pool.release(self._cells[length : self.length].copy())
         self.length = length
         if length:
-            self.first_cell, self.stop_cell = int(self.cells.min()), int(self.cells.max()) + 1
+            lowest, highest = cell_range(self.cells)
+            self.first_cell, self.stop_cell = lowest, highest + 1
             self._next_cell = int(self.cells[-1]) + 1
 
     def release(self) -> None:
@@ -75,3 +81,10 @@ class SequenceCells:
         self.truncate(0)
         self._pool.unreserve(*self._reservation)
         self._reservation = (0, 0)
+
+
+def cell_range(cells: Int64Array) -> tuple[int, int]:
+    """The lowest and the highest of some cells; most often there is only one."""
+    if len(cells) == 1:
+        return int(cells[0]), int(cells[0])
+    return int(cells.min()), int(cells.max())

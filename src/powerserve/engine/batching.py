@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from powerserve.backend.base import Batch, BatchSlice, Int32Array
+from powerserve.backend.base import Batch, BatchSlice
+from powerserve.cache.sequence import cell_range
 from powerserve.engine.scheduler import Chunk
 
 ONE_TOKEN = np.array([-1], np.int32)  # the parents of a single token
@@ -23,7 +24,9 @@ def build_batch(chunks: list[Chunk]) -> Batch:
             output_rows.append(start - 1)
     return Batch(
         token_ids=np.concatenate([chunk.token_ids for chunk in chunks]),
-        positions=np.concatenate([_positions(chunk) for chunk in chunks]),
+        positions=np.concatenate(
+            [chunk.sequence.cells.next_positions(len(chunk.cells)) for chunk in chunks]
+        ),
         cells=np.concatenate([chunk.cells for chunk in chunks]),
         slices=slices,
         output_rows=np.array(output_rows or [start - 1], np.int32),
@@ -32,25 +35,22 @@ def build_batch(chunks: list[Chunk]) -> Batch:
 
 def _single(chunk: Chunk) -> Batch:
     """One sequence alone needs no joining: this runs for every token of a lone user."""
-    last = np.array([len(chunk.token_ids) - 1], np.int32)
-    return Batch(chunk.token_ids, _positions(chunk), chunk.cells, (_slice(chunk, 0),), last)
+    length = len(chunk.token_ids)
+    return Batch(
+        token_ids=chunk.token_ids,
+        positions=chunk.sequence.cells.next_positions(length),
+        cells=chunk.cells,
+        slices=(_slice(chunk, 0),),
+        output_rows=np.array([length - 1], np.int32),
+    )
 
 
 def _slice(chunk: Chunk, start: int) -> BatchSlice:
     cached, own = chunk.sequence.cells, chunk.cells
     length = len(own)
-    if length == 1:
-        parents = ONE_TOKEN
-        lowest = highest = int(own[0])
-    else:
-        parents = np.arange(-1, length - 1, dtype=np.int32)
-        lowest, highest = int(own.min()), int(own.max())
-    first, stop = lowest, highest + 1
+    parents = ONE_TOKEN if length == 1 else np.arange(-1, length - 1, dtype=np.int32)
+    first, highest = cell_range(own)
+    stop = highest + 1
     if cached.length:
         first, stop = min(first, cached.first_cell), max(stop, cached.stop_cell)
     return BatchSlice(start, cached.cells, parents, first, stop)
-
-
-def _positions(chunk: Chunk) -> Int32Array:
-    cached = chunk.sequence.cells.length
-    return np.arange(cached, cached + len(chunk.token_ids), dtype=np.int32)

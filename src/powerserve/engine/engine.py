@@ -162,9 +162,9 @@ class Engine:
 
     def _run(self, chunks: list[Chunk]) -> FloatArray:
         """Compute the chunks; logits [complete chunks, vocab]."""
-        now = monotonic()
         for chunk in chunks:
-            chunk.sequence.timings.started = chunk.sequence.timings.started or now
+            if not chunk.sequence.timings.started:
+                chunk.sequence.timings.started = monotonic()
         try:
             logits = self._executor.run(build_batch(chunks))
         except BaseException:
@@ -175,10 +175,13 @@ class Engine:
 
     def _sample(self, chunks: list[Chunk], logits: FloatArray) -> list[TokenEvent]:
         """Note what was computed, and draw a token for each sequence that is complete."""
-        complete = [chunk.sequence for chunk in chunks if chunk.completes]
+        events: list[TokenEvent] = []
         for chunk in chunks:
+            completes = chunk.completes
             chunk.sequence.cells.append(chunk.token_ids, chunk.cells)
-        return [_draw(sequence, logits[row]) for row, sequence in enumerate(complete)]
+            if completes:
+                events.append(_draw(chunk.sequence, logits[len(events)]))
+        return events
 
     def _retire_finished(self, events: list[TokenEvent]) -> list[TokenEvent]:
         reported = {id(event.sequence) for event in events}

@@ -72,7 +72,7 @@ class Scheduler:
         self._admit()
         chunks: list[Chunk] = []
         budget = self._batch_size
-        for sequence in [*self._in_state(decoding=True), *self._in_state(decoding=False)]:
+        for sequence in self._decoding_first():
             count = min(budget, sequence.num_pending)
             if count and sequence in self.running:  # it may have lost its cells just now
                 cells = self._cells_for(sequence, count, chunks)
@@ -92,8 +92,12 @@ class Scheduler:
             self._prefixes.insert(cells.token_ids, cells.cells)
         cells.release()
 
-    def _in_state(self, *, decoding: bool) -> list[Sequence]:
-        return [sequence for sequence in self.running if sequence.is_decoding == decoding]
+    def _decoding_first(self) -> list[Sequence]:
+        decoding: list[Sequence] = []
+        prefilling: list[Sequence] = []
+        for sequence in self.running:
+            (decoding if sequence.is_decoding else prefilling).append(sequence)
+        return decoding + prefilling
 
     def _admit(self) -> None:
         """Let waiting sequences in while there is room for all they have to compute."""

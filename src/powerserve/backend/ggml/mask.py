@@ -22,23 +22,30 @@ def write_mask(
         own_cells: int64 [tokens], the cells of the slice's own tokens.
         first_cell: the cell of the mask's first column.
     """
+    num_tokens, context = len(own_cells), piece.context
+    start = piece.first_cell - first_cell
+    filled = piece.stop_cell - piece.first_cell == len(context) + num_tokens
     row = mask[0]
     row.fill(HIDDEN)
-    num_tokens, context = len(own_cells), piece.context
-    own_cells = own_cells - first_cell
-    context_stop = piece.first_cell - first_cell + len(context)
-    filled = piece.stop_cell - piece.first_cell == len(context) + num_tokens
-    if filled and own_cells.min() == context_stop:  # the usual case: the context comes first
-        row[piece.first_cell - first_cell : context_stop] = VISIBLE
+    if num_tokens == 1 and filled:  # decoding: the token sees its whole range
+        row[start : start + len(context) + 1] = VISIBLE
     else:
-        row[context - first_cell] = VISIBLE
-    if num_tokens > 1:
+        _reveal_context(row, piece, own_cells, first_cell)
         mask[1:num_tokens] = row
-        _reveal_batch(mask[:num_tokens], own_cells, piece)
-    else:
-        row[own_cells[0]] = VISIBLE
+        _reveal_batch(mask[:num_tokens], own_cells - first_cell, piece)
     if num_tokens < len(mask):
         mask[num_tokens:] = mask[num_tokens - 1]
+
+
+def _reveal_context(
+    row: npt.NDArray[np.uint16], piece: BatchSlice, own_cells: Int64Array, first_cell: int
+) -> None:
+    stop = piece.first_cell + len(piece.context)
+    filled = piece.stop_cell == stop + len(own_cells)
+    if filled and own_cells.min() == stop:  # the usual case: the context, then the slice
+        row[piece.first_cell - first_cell : stop - first_cell] = VISIBLE
+    else:
+        row[piece.context - first_cell] = VISIBLE
 
 
 def _reveal_batch(rows: npt.NDArray[np.uint16], cells: Int64Array, piece: BatchSlice) -> None:

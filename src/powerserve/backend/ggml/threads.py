@@ -32,6 +32,7 @@ class ThreadPool:
             raise BackendError(f"ggml could not start {num_threads} threads")
         self.handle = handle
         self._governor = ThreadGovernor(num_threads)
+        self._num_used = num_threads
 
     def attach(self, backend: int) -> None:
         """Let a ggml CPU backend compute with these threads."""
@@ -41,7 +42,9 @@ class ThreadPool:
     def compute(self, backend: int, graph: int) -> int:
         """Run a graph with as many threads as the machine has to give now; ggml's status."""
         governor = self._governor
-        self._library.backend_cpu_set_n_threads(backend, governor.num_threads)
+        if governor.num_threads != self._num_used:
+            self._num_used = governor.num_threads
+            self._library.backend_cpu_set_n_threads(backend, self._num_used)
         wall, cpu = perf_counter(), process_time()
         status: int = self._library.backend_graph_compute(backend, graph)
         governor.observe(perf_counter() - wall, process_time() - cpu)

@@ -282,7 +282,7 @@ def test_ctrl_c_stops_an_answer_and_not_the_chat(terminal: Terminal, tmp_path: P
     file = tmp_path / "talk.json"
     terminal.read_until("> ")
     terminal.type("Tell me a story.\r")
-    terminal.read_until(" the ")
+    terminal.read_until(". ")  # a sentence, whatever this build makes of the story
     terminal.type("\x03")
     terminal.read_until("[stopped]")
     terminal.read_until("> ")
@@ -291,7 +291,7 @@ def test_ctrl_c_stops_an_answer_and_not_the_chat(terminal: Terminal, tmp_path: P
     terminal.read_until("> ")
     (_, question), (role, answer) = saved(file)
     assert question == "Tell me a story."
-    assert role == "assistant" and " the " in answer
+    assert role == "assistant" and ". " in answer
     terminal.type("/dance\r")
     terminal.read_until("error: there is no command /dance")
     terminal.read_until("> ")

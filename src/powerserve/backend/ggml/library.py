@@ -11,7 +11,7 @@ import ctypes
 import os
 import sys
 from collections.abc import Callable
-from ctypes import c_bool, c_char_p, c_float, c_int, c_int64, c_size_t, c_uint8, c_void_p
+from ctypes import c_bool, c_char_p, c_float, c_int, c_int64, c_size_t, c_void_p
 from pathlib import Path
 from typing import Any
 
@@ -109,23 +109,18 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     # graphs
     "new_graph_custom": (_P, [_P, _SIZE, c_bool]),
     "build_forward_expand": (None, [_P, _P]),
-    "graph_n_nodes": (_I, [_P]),
     "gallocr_new": (_P, [_P]),
     "gallocr_free": (None, [_P]),
-    "gallocr_reserve": (c_bool, [_P, _P]),
     "gallocr_alloc_graph": (c_bool, [_P, _P]),
     "gallocr_get_buffer_size": (_SIZE, [_P, _I]),
     # buffers
     "backend_buft_name": (_STR, [_P]),
     "backend_buft_alloc_buffer": (_P, [_P, _SIZE]),
-    "backend_buft_get_alloc_size": (_SIZE, [_P, _P]),
-    "backend_buft_get_alignment": (_SIZE, [_P]),
     "backend_alloc_ctx_tensors_from_buft": (_P, [_P, _P]),
     "backend_buffer_free": (None, [_P]),
     "backend_buffer_get_base": (_P, [_P]),
     "backend_buffer_get_size": (_SIZE, [_P]),
     "backend_buffer_set_usage": (None, [_P, _I]),
-    "backend_buffer_clear": (None, [_P, c_uint8]),
     "backend_tensor_set": (None, [_P, _P, _SIZE, _SIZE]),
     "backend_tensor_alloc": (_I, [_P, _P, _P]),
     "backend_cpu_buffer_type": (_P, []),

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from powerserve.core.errors import BackendError, UsageError
-from powerserve.sampler import Sampled, SamplerChain, SamplingParams
+from powerserve.sampler import Constraint, Sampled, SamplerChain, SamplingParams, TokenMask
 
 VOCAB_SIZE = 100
 LOGITS = np.random.default_rng(0).normal(scale=2, size=VOCAB_SIZE).astype(np.float32)
@@ -28,9 +28,36 @@ EVERYTHING: dict[str, Any] = {
 }
 
 
-def chain_for(*, eos_ids: tuple[int, ...] = (), **changes: Any) -> SamplerChain:
+class FixedMask:
+    """A grammar that allows the same tokens for ever, and counts what was accepted."""
+
+    is_complete = False
+
+    def __init__(self, mask: TokenMask | None) -> None:
+        self.mask = mask
+        self.accepted: list[int] = []
+
+    def allowed(self) -> TokenMask | None:
+        return self.mask
+
+    def accept(self, token_id: int) -> None:
+        self.accepted.append(token_id)
+
+    def copy(self) -> FixedMask:
+        twin = FixedMask(self.mask)
+        twin.accepted = self.accepted.copy()
+        return twin
+
+
+def chain_for(
+    *, eos_ids: tuple[int, ...] = (), constraint: Constraint | None = None, **changes: Any
+) -> SamplerChain:
     return SamplerChain(
-        SamplingParams(**changes), vocab_size=VOCAB_SIZE, eos_ids=eos_ids, newline_id=None
+        SamplingParams(**changes),
+        vocab_size=VOCAB_SIZE,
+        eos_ids=eos_ids,
+        newline_id=None,
+        constraint=constraint,
     )
 
 
@@ -68,11 +95,11 @@ def test_the_logits_are_left_alone() -> None:
     logits = LOGITS.copy()
     logits.flags.writeable = False
     allowed = np.ones(VOCAB_SIZE, dtype=np.bool_)
-    for changes in (EVERYTHING, {"top_k": 0, "top_p": 1, "temperature": 0.5}):
-        chain = chain_for(logprobs=5, **changes)
-        chain.accept(BEST)
-        chain.sample(logits, allowed)
-        chain.sample(logits)
+    for changes in (EVERYTHING | {"ignore_eos": False}, {"top_k": 0, "top_p": 1}):
+        for constraint in (None, FixedMask(allowed)):
+            chain = chain_for(logprobs=5, constraint=constraint, **changes)
+            chain.accept(BEST)
+            chain.sample(logits)
     assert np.array_equal(logits, LOGITS)
 
 
@@ -146,18 +173,38 @@ def packed(allowed: np.ndarray) -> np.ndarray:
 def test_only_allowed_tokens_are_drawn(allowed: set[int]) -> None:
     flags = np.zeros(VOCAB_SIZE, dtype=np.bool_)
     flags[list(allowed)] = True
-    chain = chain_for(top_k=0, top_p=1)
     words = packed(flags)
     for mask in (flags, words, words.view(np.int32)):
-        ids, probabilities = chain.distribution(LOGITS, mask)
+        chain = chain_for(top_k=0, top_p=1, constraint=FixedMask(mask))
+        ids, probabilities = chain.distribution(LOGITS)
         assert set(ids[probabilities > 0].tolist()) == allowed
-        assert chain.sample(LOGITS, mask).token_id in allowed
+        assert chain.sample(LOGITS).token_id in allowed
+
+
+def test_a_constraint_that_allows_everything_changes_nothing() -> None:
+    free = generate(chain_for(seed=5), 50)
+    assert generate(chain_for(seed=5, constraint=FixedMask(None)), 50) == free
+
+
+def test_the_constraint_hears_of_accepted_tokens_and_is_copied() -> None:
+    constraint = FixedMask(None)
+    chain = chain_for(constraint=constraint)
+    chain.accept(4)
+    chain.copy().accept(5)
+    chain.sample(LOGITS)
+    assert constraint.accepted == [4]
+
+
+def test_a_constraint_needs_stop_tokens() -> None:
+    with pytest.raises(UsageError, match="ignore_eos"):
+        chain_for(ignore_eos=True, constraint=FixedMask(None))
 
 
 def test_a_few_allowed_tokens_pass_every_filter() -> None:
     flags = np.zeros(VOCAB_SIZE, dtype=np.bool_)
     flags[[10, 20]] = True
-    assert chain_for(top_k=40, top_p=0.999).distribution(LOGITS, flags)[0].size == 2
+    chain = chain_for(top_k=40, top_p=0.999, constraint=FixedMask(flags))
+    assert chain.distribution(LOGITS)[0].size == 2
 
 
 def test_tokens_beyond_a_short_mask_are_not_allowed() -> None:
@@ -165,15 +212,16 @@ def test_tokens_beyond_a_short_mask_are_not_allowed() -> None:
     flags = np.ones(10, dtype=np.bool_)
     logits = LOGITS.copy()
     logits[50] = 100
-    assert chain_for(temperature=0).sample(logits, flags).token_id == int(logits[:10].argmax())
+    chain = chain_for(temperature=0, constraint=FixedMask(flags))
+    assert chain.sample(logits).token_id == int(logits[:10].argmax())
 
 
 def test_nothing_left_to_choose_is_reported() -> None:
     flags = np.zeros(VOCAB_SIZE, dtype=np.bool_)
     flags[7] = True
-    chain = chain_for(ignore_eos=True, eos_ids=(7,))
+    chain = chain_for(logit_bias={7: -math.inf}, constraint=FixedMask(flags))
     with pytest.raises(UsageError, match="no token to choose"):
-        chain.sample(LOGITS, flags)
+        chain.sample(LOGITS)
 
 
 def test_logprobs_are_those_of_the_raw_logits() -> None:

@@ -20,6 +20,7 @@ from powerserve.engine.scheduler import Chunk, Scheduler
 from powerserve.engine.sequence import FinishReason, Sequence
 from powerserve.executor.executor import CELL_BLOCK, Executor
 from powerserve.sampler.chain import Sampled, SamplerChain
+from powerserve.sampler.constraint import Constraint
 from powerserve.sampler.params import SamplingParams
 
 
@@ -98,14 +99,16 @@ class Engine:
         """Memory of the KV cache when it is full."""
         return self._cache.size_bytes
 
-    def add(self, prompt: list[int], params: SamplingParams) -> Sequence:
-        """Queue a prompt.
+    def add(
+        self, prompt: list[int], params: SamplingParams, constraint: Constraint | None = None
+    ) -> Sequence:
+        """Queue a prompt; the answer follows `constraint`, which the sequence then owns.
 
         Raises:
             ContextLengthError: the prompt leaves no room for an answer.
             UsageError: the prompt is empty or names a token that does not exist.
         """
-        sequence = self._new_sequence(self._checked(prompt), params)
+        sequence = self._new_sequence(self._checked(prompt), params, constraint)
         if params.max_tokens == 0:
             sequence.finish(FinishReason.LENGTH)
         else:
@@ -148,13 +151,16 @@ class Engine:
             raise UsageError(f"the prompt has a token id outside 0 to {vocab_size - 1}")
         return prompt
 
-    def _new_sequence(self, prompt: list[int], params: SamplingParams) -> Sequence:
+    def _new_sequence(
+        self, prompt: list[int], params: SamplingParams, constraint: Constraint | None
+    ) -> Sequence:
         sampler = SamplerChain(
             params,
             vocab_size=self.model.config.vocab_size,
             eos_ids=self._stop_ids,
             newline_id=self._newline_id,
             prompt=prompt,
+            constraint=constraint,
         )
         limit = self.config.context_size
         cells = SequenceCells(self._pool, limit)

@@ -19,6 +19,7 @@ from powerserve.engine.memory_plan import MemoryPlan, plan_memory
 from powerserve.graph import Graph, ShapeError
 from powerserve.model.config import config_from_metadata
 from powerserve.model.registry import build_graph
+from powerserve.sampler.grammar_compiler import GrammarCompiler
 from powerserve.storage.gguf import GGUFFile
 from powerserve.storage.resolve import ModelSource
 from powerserve.tokenizer.chat import ChatTemplate
@@ -56,6 +57,7 @@ class LoadedEngine:
     engine: Engine
     plan: MemoryPlan
     options: LoadOptions
+    grammars: GrammarCompiler
 
     @property
     def num_threads(self) -> int:
@@ -110,7 +112,16 @@ def load_engine(source: ModelSource, options: LoadOptions | None = None) -> Load
         )
         undo.pop_all()
         return LoadedEngine(
-            source, config, tokenizer, template, backend, model, engine, plan, options
+            source,
+            config,
+            tokenizer,
+            template,
+            backend,
+            model,
+            engine,
+            plan,
+            options,
+            GrammarCompiler(tokenizer),
         )
 
 

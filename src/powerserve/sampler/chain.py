@@ -11,12 +11,13 @@ from numpy.typing import NDArray
 
 from powerserve.core.errors import BackendError, UsageError
 from powerserve.sampler.candidates import Candidates, Floats, Ids
+from powerserve.sampler.constraint import Constraint
 from powerserve.sampler.logprobs import log_probabilities
 from powerserve.sampler.params import SamplingParams
 from powerserve.sampler.penalties import PenaltyWindow, penalised
 from powerserve.sampler.randomness import UniformStream, draw
 from powerserve.sampler.stages import build_stages
-from powerserve.sampler.token_mask import TokenMask, masked
+from powerserve.sampler.token_mask import masked
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +30,7 @@ class Sampled:
 
 
 class SamplerChain:
-    """The sampler of one sequence: its parameters, its recent tokens and its random numbers.
+    """The sampler of one sequence: parameters, grammar, recent tokens and random numbers.
 
     The order is: grammar, logit bias, penalties, then the filters in the order of
     `params.stages`, then one random draw. Greedy requests take the highest logit instead.
@@ -43,9 +44,16 @@ class SamplerChain:
         eos_ids: Collection[int],
         newline_id: int | None,
         prompt: Sequence[int] = (),
+        constraint: Constraint | None = None,
     ) -> None:
-        """`prompt` tokens count for the penalties. Raises UsageError for a bias on no token."""
+        """`prompt` tokens count for the penalties; the chain advances `constraint` and owns it.
+
+        Raises UsageError for a bias on no token, and for `ignore_eos` with a constraint.
+        """
+        if constraint is not None and params.ignore_eos:
+            raise UsageError("ignore_eos cannot be combined with a grammar, which ends the text")
         self.params = params
+        self._constraint = constraint
         self._vocab_size = vocab_size
         self._bias_ids, self._biases = _bias_arrays(params, vocab_size, eos_ids)
         self._unpenalised_id = None if params.penalize_nl else newline_id
@@ -54,14 +62,13 @@ class SamplerChain:
         self._stages = build_stages(params, with_xtc=False)
         self._stages_with_xtc = build_stages(params, with_xtc=True)
 
-    def sample(self, logits: Floats, allowed: TokenMask | None = None) -> Sampled:
+    def sample(self, logits: Floats) -> Sampled:
         """Choose a token for `logits` [vocab_size], which are not modified.
 
-        Only tokens in `allowed` can be chosen. The choice counts for the penalties only after
-        `accept`. Raises BackendError if the logits are not numbers, UsageError if no token is
-        left to choose.
+        The choice counts for the grammar and the penalties only after `accept`. Raises
+        BackendError if the logits are not numbers, UsageError if no token is left to choose.
         """
-        adjusted = self._adjusted(logits, allowed)
+        adjusted = self._adjusted(logits)
         token_id = _finite_argmax(adjusted)
         if not self.params.is_greedy:
             candidates = self._filtered(adjusted)
@@ -71,14 +78,12 @@ class SamplerChain:
             return Sampled(token_id)
         return Sampled(token_id, *log_probabilities(logits, token_id, self.params.logprobs))
 
-    def distribution(
-        self, logits: Floats, allowed: TokenMask | None = None
-    ) -> tuple[Ids, NDArray[np.float64]]:
+    def distribution(self, logits: Floats) -> tuple[Ids, NDArray[np.float64]]:
         """Return the ids [n] `sample` would draw from and their probabilities [n].
 
         Draws no random number, but for XTC's coin if XTC is on. Raises as `sample` does.
         """
-        adjusted = self._adjusted(logits, allowed)
+        adjusted = self._adjusted(logits)
         best = _finite_argmax(adjusted)
         if self.params.is_greedy:
             return np.array([best]), np.ones(1)
@@ -88,6 +93,8 @@ class SamplerChain:
 
     def accept(self, token_id: int) -> None:
         """Note that the sequence continues with this token."""
+        if self._constraint is not None:
+            self._constraint.accept(token_id)
         if self._window is not None:
             self._window.push(token_id)
 
@@ -96,15 +103,17 @@ class SamplerChain:
         twin = copy.copy(self)
         twin._uniforms = self._uniforms.copy()
         twin._window = None if self._window is None else self._window.copy()
+        twin._constraint = None if self._constraint is None else self._constraint.copy()
         return twin
 
-    def _adjusted(self, logits: Floats, allowed: TokenMask | None) -> Floats:
+    def _adjusted(self, logits: Floats) -> Floats:
         """Return the logits after grammar, bias and penalties; the same array if none applies."""
         if logits.shape != (self._vocab_size,):
             raise BackendError(
                 f"the model returned logits of shape {logits.shape}; "
                 f"its vocabulary has {self._vocab_size} tokens"
             )
+        allowed = None if self._constraint is None else self._constraint.allowed()
         adjusted = logits if allowed is None else masked(logits, allowed)
         if not len(self._bias_ids) and self._window is None:
             return adjusted

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from functools import cached_property
 from typing import Protocol
 
@@ -45,7 +45,7 @@ class Tokenizer:
         self._encoder = encoder
         self._adds_space_prefix = adds_space_prefix
         self._token_bytes: dict[int, bytes] = {}
-        self._hidden = self._hidden_ids()
+        self._hidden = self._find_hidden()
 
     @classmethod
     def from_metadata(cls, metadata: Metadata) -> Tokenizer:
@@ -94,6 +94,11 @@ class Tokenizer:
         """The tokens that end a generation: EOS, end of turn, end of message, and BOS."""
         return self.special.stop_ids
 
+    @property
+    def hidden_ids(self) -> frozenset[int]:
+        """The tokens that `decode` leaves out: control tokens and the unknown one."""
+        return self._hidden
+
     @cached_property
     def newline_id(self) -> int | None:
         """The token of a line feed, None if it takes several."""
@@ -120,6 +125,13 @@ class Tokenizer:
             ids.append(self.special.eos)
         return ids
 
+    def encode_inner(self, text: str) -> list[int]:
+        """Encode text from the middle of a longer one: nothing is put before it or after it.
+
+        Control tokens are not matched; user-defined ones are.
+        """
+        return self._encode_body(text, parse_special=False, at_start=False)
+
     def encode_chat(self, prompt: str) -> list[int]:
         """Encode a rendered chat template: BOS exactly once, no EOS.
 
@@ -142,10 +154,13 @@ class Tokenizer:
         stream = self.stream(special=special)
         return "".join([*map(stream.feed, ids), stream.finish()])
 
-    def stream(self, *, special: bool = False) -> StreamDecoder:
-        """Return a decoder that takes ids one by one and gives the same text as `decode`."""
+    def stream(self, *, special: bool = False, visible: Collection[int] = ()) -> StreamDecoder:
+        """Return a decoder that takes ids one by one and gives the same text as `decode`.
+
+        The control tokens in `visible` are shown even without `special`.
+        """
         return StreamDecoder(
-            lambda token_id: self.token_bytes(token_id, special=special),
+            lambda token_id: self.token_bytes(token_id, special=special or token_id in visible),
             space_follows=self.special.bos if self._adds_space_prefix else None,
         )
 
@@ -183,10 +198,9 @@ class Tokenizer:
     def _user_ids(self) -> frozenset[int]:
         return frozenset(self._vocabulary.ids_of_type(TokenType.USER_DEFINED)) - self._hidden
 
-    def _encode_body(self, text: str, parse_special: bool) -> list[int]:
+    def _encode_body(self, text: str, parse_special: bool, *, at_start: bool = True) -> list[int]:
         added = self._control_and_user_tokens if parse_special else self._user_tokens
         ids: list[int] = []
-        at_start = True
         for fragment in added.split(_without_surrogates(text)):
             if isinstance(fragment, int):
                 ids.append(fragment)
@@ -195,7 +209,7 @@ class Tokenizer:
             at_start = isinstance(fragment, int)
         return ids
 
-    def _hidden_ids(self) -> frozenset[int]:
+    def _find_hidden(self) -> frozenset[int]:
         """Tokens that are not text: control and unknown, and those that end a turn.
 
         The latter are forced, because some files type them as normal or user-defined.

@@ -1,0 +1,96 @@
+"""Compile one grammar in a process of its own, which it may hang, fill or crash.
+
+Some short schemas and grammars take exponential time or overflow the native stack of llguidance,
+whose own limits do not cover that. So each grammar is tried here first:
+`python grammar_probe.py KIND < text`. The limits on time and memory are set by this process
+for itself. Output: the grammar as llguidance wants it; on standard error, why it is refused.
+
+The file imports nothing of PowerServe, so that it starts fast.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from typing import Any
+
+from llguidance import LLMatcher, LLParserLimits, LLTokenizer, grammar_from
+
+CPU_LIMIT_S = 3
+MEMORY_LIMIT_BYTES = 768 << 20  # of address space
+# What compiles on a small stack surely does on the larger ones of the threads that serve.
+STACK_BYTES = 1 << 20
+REFUSED = 3  # exit status
+
+# Spaces between JSON tokens: enough for any indented layout, too few to fill an answer with.
+_WHITESPACE = r"[ ]{1,2}|\r?\n[ \t]{0,40}"
+
+
+def parser_limits() -> LLParserLimits:
+    """What one grammar may cost llguidance, when compiled and per token."""
+    return LLParserLimits(
+        initial_lexer_fuel=1_000_000,  # about 20 ms
+        step_lexer_fuel=200_000,  # about 15 ms
+        step_max_items=50_000,
+        max_lexer_states=50_000,  # 1 to 2 kB each
+        max_grammar_size=200_000,
+        verbose_errors=False,
+    )
+
+
+def compiled_text(kind: str, text: str) -> str:
+    """The grammar in llguidance's own format; raises ValueError with the reason if it is wrong."""
+    if kind in ("json_schema", "json_object"):
+        schema = text if kind == "json_schema" else '{"type": "object"}'
+        defaults: Any = {"whitespace_pattern": _WHITESPACE}
+        return LLMatcher.grammar_from_json_schema(schema, defaults)
+    if kind == "regex":
+        return LLMatcher.grammar_from_regex(text)
+    return grammar_from("gbnf" if kind == "gbnf" else "lark", text)
+
+
+def main(kind: str) -> int:
+    """Try the grammar on standard input; returns the exit status."""
+    _limit_resources()
+    text = sys.stdin.buffer.read().decode()
+    try:
+        compiled = compiled_text(kind, text)
+        reason = _first_step_error(compiled)
+    except (ValueError, RecursionError) as error:
+        reason = str(error)
+    if reason:
+        sys.stderr.write(reason)
+        return REFUSED
+    sys.stdout.buffer.write(compiled.encode())
+    return 0
+
+
+def _first_step_error(compiled: str) -> str:
+    """Compile and compute one mask over single bytes; the reason why that fails, if it does."""
+    matcher = LLMatcher(LLTokenizer("byte"), compiled, log_level=0, limits=parser_limits())
+    if not matcher.is_error():
+        matcher.compute_bitmask()
+    return matcher.get_error()
+
+
+def _limit_resources() -> None:
+    try:
+        import resource
+    except ImportError:  # Windows: only the parent's time limit holds
+        return
+    resource.setrlimit(resource.RLIMIT_CPU, (CPU_LIMIT_S, CPU_LIMIT_S))
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_LIMIT_BYTES, MEMORY_LIMIT_BYTES))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def _main_on_small_stack() -> int:
+    statuses: list[int] = []
+    threading.stack_size(STACK_BYTES)
+    thread = threading.Thread(target=lambda: statuses.append(main(sys.argv[1])))
+    thread.start()
+    thread.join()
+    return statuses[0] if statuses else 1
+
+
+if __name__ == "__main__":
+    sys.exit(_main_on_small_stack())

@@ -21,8 +21,11 @@ from powerserve.core.errors import PowerServeError, UsageError
 COMMANDS = {
     "run": "answer one prompt",
     "chat": "talk to a model, turn by turn",
+    "serve": "answer over HTTP, as OpenAI's API does",
     "bench": "measure prefill and decode speed",
     "perplexity": "measure how well a model predicts a text",
+    "quantize": "rewrite a model in a smaller type",
+    "imatrix": "measure which weights matter, for quantize",
     "pull": "download a model into the store",
     "list": "list the models in the store",
     "show": "describe a model",
@@ -94,6 +97,11 @@ def run_command(command: str, argv: Sequence[str] | None = None, *, prog: str) -
 def run_main() -> int:
     """The original's `powerserve-run`."""
     return run_command("original-run", prog="powerserve-run")
+
+
+def server_main() -> int:
+    """The original's `powerserve-server`."""
+    return run_command("serve", prog="powerserve-server")
 
 
 def perplexity_main() -> int:

@@ -1,0 +1,25 @@
+"""The HTTP server. From the outside in:
+
+    run.py            the process: listening, the ready line, signals, stopping
+    app.py            all surfaces and middleware as one ASGI application
+    security.py       who may talk to the server: key, Host, Origin, sizes
+    endpoint.py       one route: body in, reply or event stream out, errors, disconnects, timeout
+    surface.py        what an API family consists of; `openai/` is one, others lie beside it
+    operations.py     /health, /metrics, /slots, /tokenize, /detokenize
+    original.py       the original server's error body and counting (`--compat`)
+
+    request.py        the neutral request that every family translates to …
+    answer.py         … and the neutral answer it translates from
+    content.py        generated text to content, reasoning and tool calls
+    serving.py        from request to answer: limits, model, prompt, engine
+
+    catalogue.py      which models there are; names to files
+    model_pool.py     which of them are loaded
+    model_runner.py   a loaded model as the event loop sees it
+    engine_thread.py  the thread that owns an engine
+    events.py         what that thread reports, as plain data
+
+asyncio lives here and nowhere else. A family is added by writing a function that returns a
+`Surface` and naming it in `app.py`; it needs nothing but `request`, `answer`, `serving` and
+`surface`.
+"""

@@ -1,0 +1,150 @@
+"""Which models a client may ask for, and the files they consist of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from os.path import isfile  # False, unlike Path's, for names that are no names
+from pathlib import Path
+
+from powerserve.core.errors import ModelNotFoundError, PowerServeError
+from powerserve.server.errors import ApiError, ErrorKind, invalid
+from powerserve.storage.atomic import is_partial
+from powerserve.storage.model_folder import is_model_folder
+from powerserve.storage.resolve import ModelSource, resolve_model
+from powerserve.storage.store import ModelStore
+from powerserve.storage.workspace import RESERVED_NAMES, is_workspace
+
+_MAX_LISTED = 20  # names in an error
+
+
+@dataclass(frozen=True, slots=True)
+class KnownModel:
+    """A name that `find` answers to."""
+
+    name: str
+    path: Path
+
+    @property
+    def created(self) -> int:
+        """When the file or folder was last changed, in seconds since 1970."""
+        try:
+            return int(self.path.stat().st_mtime)
+        except OSError:  # deleted in the meantime
+            return 0
+
+
+class Catalogue:
+    """Names of models: one given file, or those of a work folder and of the store.
+
+    All methods read the disk. Names are untrusted: without `allow_paths` they lead nowhere but
+    below the work folder and into the store.
+    """
+
+    def __init__(
+        self,
+        *,
+        fixed: ModelSource | None = None,
+        work_folder: Path | None = None,
+        store: ModelStore | None = None,
+        allow_paths: bool = False,
+    ) -> None:
+        """`fixed` is the only model there is, if given."""
+        self._fixed = fixed
+        self._work_folder = work_folder
+        self._store = store
+        self._allow_paths = allow_paths
+
+    def known(self) -> list[KnownModel]:
+        """All models by name; the default one first, if there is one."""
+        if self._fixed is not None:
+            return [KnownModel(self._fixed.name, self._fixed.weights)]
+        models: dict[str, KnownModel] = {}
+        for model in (*self._in_work_folder(), *self._in_store()):
+            models.setdefault(model.name, model)
+        return list(models.values())
+
+    def find(self, name: str) -> ModelSource:
+        """The files of the model called `name`, "" being the default one. Raises ApiError."""
+        if self._fixed is not None:
+            return self._find_fixed(self._fixed, name)
+        name = name or self._default_name()
+        try:
+            return self._resolve(name)
+        except ModelNotFoundError as error:
+            known = [model.name for model in self.known()]
+            if name in known:  # it is there, but incomplete
+                raise
+            raise _unknown(name, known) from error
+
+    def _resolve(self, name: str) -> ModelSource:
+        try:
+            return self._resolve_exactly(name)
+        except ModelNotFoundError:
+            if self._work_folder is None or not isfile(self._work_folder / f"{name}.gguf"):
+                raise
+            return self._resolve_exactly(f"{name}.gguf")
+
+    def _resolve_exactly(self, name: str) -> ModelSource:
+        return resolve_model(
+            name,
+            work_folder=self._work_folder,
+            store=self._store,
+            allow_paths=self._allow_paths,
+        )
+
+    def _find_fixed(self, fixed: ModelSource, name: str) -> ModelSource:
+        if name not in ("", fixed.name):
+            raise _unknown(name, [fixed.name])
+        return fixed
+
+    def _default_name(self) -> str:
+        """The name that "" stands for: a workspace's main model, else the only model there is."""
+        if self._work_folder is not None and is_workspace(self._work_folder):
+            return ""
+        names = [model.name for model in self.known()]
+        if len(names) == 1:
+            return names[0]
+        raise invalid(f"name a model in the field `model`: {_listed(names)}", "model")
+
+    def _in_work_folder(self) -> Iterator[KnownModel]:
+        if self._work_folder is None:
+            return
+        try:
+            entries = sorted(self._work_folder.iterdir())
+        except OSError:
+            return
+        for path in entries:
+            if path.name in RESERVED_NAMES or is_partial(path):
+                continue
+            if path.suffix == ".gguf" and path.is_file():
+                yield KnownModel(path.stem, path)
+            elif is_workspace(path) or is_model_folder(path):
+                yield KnownModel(path.name, path)
+
+    def _in_store(self) -> Iterator[KnownModel]:
+        if self._store is None:
+            return
+        try:
+            entries = self._store.entries()
+        except PowerServeError:
+            return  # one broken entry shall not hide the work folder's models
+        for entry in entries:
+            if not entry.missing_files:
+                yield KnownModel(entry.name, entry.path)
+
+
+def _unknown(name: str, known: list[str]) -> ApiError:
+    return ApiError(
+        ErrorKind.NOT_FOUND,
+        f"there is no model {name!r} here; {_listed(known)}",
+        param="model",
+        code="model_not_found",
+    )
+
+
+def _listed(names: list[str]) -> str:
+    if not names:
+        return "there are none at all: `powerserve pull` fetches one"
+    more = f" and {len(names) - _MAX_LISTED} more" if len(names) > _MAX_LISTED else ""
+    return f"there are: {', '.join(names[:_MAX_LISTED])}{more}"

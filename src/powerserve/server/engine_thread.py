@@ -1,0 +1,228 @@
+"""The thread that owns an engine: commands come in, events go out, and nothing is shared."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from queue import Empty, SimpleQueue
+
+from powerserve.backend.base import StepInterrupted
+from powerserve.core.errors import BackendError, PowerServeError
+from powerserve.engine.engine import TokenEvent
+from powerserve.engine.generation import TextGeneration
+from powerserve.engine.loader import LoadedEngine
+from powerserve.engine.sequence import FinishReason, Sequence
+from powerserve.sampler.params import SamplingParams
+from powerserve.server.events import Accepted, Ended, Event, Failed, Piece, Prefilled, Usage
+from powerserve.server.logprobs import LogprobQueue
+
+logger = logging.getLogger("powerserve.server")
+
+Report = list[tuple[int, Event]]  # (key of the request, what happened)
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Begin a generation; its events carry `key`."""
+
+    key: int
+    prompt: list[int]
+    params: SamplingParams
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    """End a generation whose reader has gone."""
+
+    key: int
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """End the thread, whatever still runs."""
+
+
+Command = Start | Cancel | Stop
+
+
+class EngineThread:
+    """Runs an engine's steps as long as there is work, and sleeps otherwise.
+
+    After every step `report` gets all events of that step at once; `ended` is called last, with
+    what ended the thread if it was not `stop`. Both are called in the thread, so they must be quick
+    and must not raise. The thread closes the engine when it ends.
+    """
+
+    def __init__(
+        self,
+        loaded: LoadedEngine,
+        report: Callable[[Report], None],
+        ended: Callable[[PowerServeError], None],
+    ) -> None:
+        self._loaded = loaded
+        self._report = report
+        self._ended = ended
+        self._inbox: SimpleQueue[Command] = SimpleQueue()
+        self._running: dict[int, _Generation] = {}
+        self._by_sequence: dict[Sequence, _Generation] = {}
+        self._thread = threading.Thread(
+            target=self._run, name=f"engine {loaded.source.name}", daemon=True
+        )
+
+    def start(self) -> None:
+        """Begin to take commands."""
+        self._thread.start()
+
+    def send(self, command: Command) -> None:
+        """Leave a command, which is obeyed before the next step; from any thread."""
+        self._inbox.put(command)
+
+    def stop(self) -> None:
+        """End what runs, release the model and wait for that; blocks."""
+        self._inbox.put(Stop())
+        self._loaded.backend.interrupt()
+        self._thread.join()
+
+    def _run(self) -> None:
+        reason: PowerServeError = BackendError("the model was unloaded")
+        try:
+            while self._obey():
+                self._report(self._step())
+        except StepInterrupted:
+            pass  # by `stop`
+        except Exception as error:
+            logger.exception("the engine of %s failed", self._loaded.source.name)
+            reason = _as_sentence(error)
+        finally:
+            self._ended(reason)
+            self._loaded.close()
+
+    def _obey(self) -> bool:
+        """Carry out the commands there are, waiting for one if idle; False to end the thread."""
+        report: Report = []
+        going_on = True
+        while going_on and (command := self._next_command()) is not None:
+            match command:
+                case Start():
+                    report += self._begin(command)
+                case Cancel():
+                    report += self._cancel(command.key)
+                case Stop():
+                    going_on = False
+            if report and not self._loaded.engine.has_work:
+                break  # about to sleep: tell first
+        if report:
+            self._report(report)
+        return going_on
+
+    def _next_command(self) -> Command | None:
+        try:
+            return self._inbox.get(block=not self._loaded.engine.has_work)
+        except Empty:
+            return None
+
+    def _begin(self, command: Start) -> Report:
+        try:
+            sequence = self._loaded.engine.add(command.prompt, command.params)
+        except Exception as error:  # of this request; the others shall not notice
+            return [(command.key, Failed(error))]
+        generation = _Generation(command.key, self._loaded, sequence)
+        accepted = (command.key, Accepted(len(command.prompt)))
+        if sequence.finish_reason is not None:  # nothing was asked for
+            return [accepted, (command.key, generation.ended())]
+        self._running[command.key] = generation
+        self._by_sequence[sequence] = generation
+        return [accepted]
+
+    def _cancel(self, key: int) -> Report:
+        generation = self._running.get(key)
+        if generation is None:  # it ended in the meantime
+            return []
+        self._loaded.engine.cancel(generation.sequence)
+        self._forget(generation)
+        return [(key, generation.ended())]
+
+    def _step(self) -> Report:
+        if not self._loaded.engine.has_work:
+            return []
+        report: Report = []
+        for event in self._loaded.engine.step():
+            generation = self._by_sequence.get(event.sequence)
+            if generation is not None:
+                report += [(generation.key, each) for each in generation.feed(event)]
+                if event.sequence.finish_reason is not None:
+                    self._forget(generation)
+        report += [(each.key, each.prefilled()) for each in self._prefilling()]
+        return report
+
+    def _prefilling(self) -> list[_Generation]:
+        return [each for each in self._running.values() if not each.sequence.num_generated]
+
+    def _forget(self, generation: _Generation) -> None:
+        del self._running[generation.key]
+        del self._by_sequence[generation.sequence]
+
+
+class _Generation:
+    """One request inside the thread."""
+
+    def __init__(self, key: int, loaded: LoadedEngine, sequence: Sequence) -> None:
+        self.key = key
+        self.sequence = sequence
+        self._text = TextGeneration(loaded.engine, sequence, loaded.tokenizer)
+        self._logprobs = LogprobQueue(loaded.tokenizer)
+
+    def feed(self, event: TokenEvent) -> list[Event]:
+        """The events that the engine's event amounts to."""
+        try:
+            piece = self._text.feed(event)
+        except PowerServeError as error:
+            return [Failed(error)]
+        sampled = piece.sampled
+        if sampled is not None and not self.sequence.is_stop_token(sampled.token_id):
+            self._logprobs.push(sampled)
+        events: list[Event] = []
+        if sampled is not None or piece.text:
+            logprobs = self._logprobs.release(piece.text, all_shown=self._is_complete())
+            events.append(Piece(piece.text, int(sampled is not None), logprobs))
+        if piece.finish_reason is not None:
+            events.append(self.ended())
+        return events
+
+    def _is_complete(self) -> bool:
+        """Whether the text has ended, and not before a stop string."""
+        reason = self.sequence.finish_reason
+        return reason is not None and (reason != FinishReason.STOP or self._ended_by_token())
+
+    def _ended_by_token(self) -> bool:
+        last = self.sequence.generated_ids[-1:]
+        return bool(len(last)) and self.sequence.is_stop_token(int(last[0]))
+
+    def prefilled(self) -> Prefilled:
+        """How far the prompt is."""
+        return Prefilled(min(self.sequence.cells.length, self.sequence.num_prompt_tokens))
+
+    def ended(self) -> Ended:
+        """The last event."""
+        reason = self.sequence.finish_reason or FinishReason.CANCELLED
+        return Ended(reason, _usage(self.sequence), self._ended_by_token())
+
+
+def _usage(sequence: Sequence) -> Usage:
+    timings = sequence.timings
+    return Usage(
+        num_prompt_tokens=sequence.num_prompt_tokens,
+        num_cached_tokens=sequence.num_cached_tokens,
+        num_generated=sequence.num_generated,
+        queued_s=max(0.0, (timings.started or timings.finished) - timings.arrived),
+        prefill_s=timings.prefill_s if timings.started else 0.0,
+        decode_s=timings.decode_s,
+    )
+
+
+def _as_sentence(error: Exception) -> PowerServeError:
+    if isinstance(error, PowerServeError):
+        return error
+    return BackendError(f"the engine failed ({type(error).__name__}); the server's log says why")

@@ -1,0 +1,78 @@
+"""What the engine's thread reports about a request: plain data that could cross processes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from powerserve.engine.sequence import FinishReason
+
+
+@dataclass(frozen=True, slots=True)
+class TokenChance:
+    """A token and its natural log-probability."""
+
+    token_id: int
+    text: bytes  # may be a part of a character
+    logprob: float
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """A generated token, and the likeliest tokens in its place, descending."""
+
+    chosen: TokenChance
+    top: tuple[TokenChance, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """The engine took the request."""
+
+    num_prompt_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Prefilled:
+    """So much of the prompt is computed or was cached."""
+
+    num_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Text that is complete and certain; empty while a character or stop string is incomplete."""
+
+    text: str
+    num_tokens: int  # generated since the piece before
+    logprobs: tuple[TokenLogprob, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Counts and times of a finished generation."""
+
+    num_prompt_tokens: int
+    num_cached_tokens: int  # of the prompt, not computed again
+    num_generated: int  # an end token included
+    queued_s: float  # before the first step
+    prefill_s: float
+    decode_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """The last event of a generation that came to an end."""
+
+    reason: FinishReason
+    usage: Usage
+    ended_by_token: bool = False  # by an end token, rather than a stop string
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The last event of a generation that could not go on."""
+
+    error: Exception
+
+
+Event = Accepted | Prefilled | Piece | Ended | Failed

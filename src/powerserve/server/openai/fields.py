@@ -1,0 +1,130 @@
+"""What requests for chat and for completions have in common."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from powerserve.server.errors import invalid
+
+# Our name for a field of SamplingParams, where it differs from the API's.
+_RENAMED = {
+    "typical": "typical_p",
+    "repetition_penalty": "repeat_penalty",
+    "repeat_last_n": "penalty_last_n",
+}
+_DIRECT = (
+    *("temperature", "top_p", "top_k", "min_p", "typical_p", "xtc_probability", "xtc_threshold"),
+    *("min_keep", "repeat_penalty", "frequency_penalty", "presence_penalty", "penalty_last_n"),
+    *("penalize_nl", "ignore_eos"),
+)
+_MAX_STOPS = 16
+_RANDOM_SEED = -1  # llama.cpp's
+
+
+class StreamOptions(msgspec.Struct):
+    """`stream_options`."""
+
+    include_usage: bool = False
+    include_obfuscation: bool = False
+
+
+class GenerationFields(msgspec.Struct, kw_only=True):
+    """Fields that both have: OpenAI's, then llama.cpp's."""
+
+    model: str = ""
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    n: int | None = None
+    max_tokens: int | None = None
+    stop: str | list[str] | None = None
+    seed: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    frequency_penalty: float | None = None
+    presence_penalty: float | None = None
+    logit_bias: dict[str, float | bool] | None = None
+    user: str | None = None
+
+    top_k: int | None = None
+    min_p: float | None = None
+    typical_p: float | None = None
+    typical: float | None = None
+    xtc_probability: float | None = None
+    xtc_threshold: float | None = None
+    min_keep: int | None = None
+    repeat_penalty: float | None = None
+    repetition_penalty: float | None = None  # vLLM's name
+    penalty_last_n: int | None = None
+    repeat_last_n: int | None = None
+    penalize_nl: bool | None = None
+    ignore_eos: bool | None = None
+    n_predict: int | None = None
+    timings_per_token: bool | None = None
+
+    @property
+    def wants_usage(self) -> bool:
+        """Whether a stream shall end with its usage."""
+        return self.stream_options is not None and self.stream_options.include_usage
+
+    @property
+    def num_choices(self) -> int:
+        """`n`. Raises ApiError if it is not positive."""
+        if self.n is not None and self.n < 1:
+            raise invalid(f"n must be at least 1, not {self.n}", "n")
+        return self.n or 1
+
+    def sampling(self, max_tokens: int | None, logprobs: int | None) -> dict[str, Any]:
+        """The fields of SamplingParams that the request sets. Raises ApiError."""
+        given = {name: getattr(self, name) for name in _DIRECT}
+        given |= {
+            ours: getattr(self, name)
+            for name, ours in _RENAMED.items()
+            if getattr(self, name) is not None
+        }
+        given["max_tokens"] = _max_tokens(max_tokens, self.n_predict)
+        given["logprobs"] = logprobs
+        given["seed"] = None if self.seed == _RANDOM_SEED else self.seed
+        changes = {name: value for name, value in given.items() if value is not None}
+        if self.seed == _RANDOM_SEED:
+            changes["seed"] = None
+        elif self.seed is not None:
+            changes["seed"] = self.seed % 2**64  # OpenAI's are signed
+        if self.top_k is not None and self.top_k < 0:
+            changes["top_k"] = 0  # off, as other servers take it
+        if self.stop:
+            changes["stop"] = self._stops()
+        if self.logit_bias:
+            changes["logit_bias"] = _biases(self.logit_bias)
+        return changes
+
+    def _stops(self) -> tuple[str, ...]:
+        stops = [self.stop] if isinstance(self.stop, str) else list(self.stop or ())
+        if len(stops) > _MAX_STOPS:
+            raise invalid(f"stop must have at most {_MAX_STOPS} strings, not {len(stops)}", "stop")
+        return tuple(stops)
+
+
+def new_id(prefix: str) -> str:
+    """A fresh id, such as `powerserve-chat-…`; says nothing about other requests."""
+    return f"{prefix}-{secrets.token_hex(12)}"
+
+
+def _max_tokens(max_tokens: int | None, n_predict: int | None) -> int | None:
+    limit = n_predict if max_tokens is None else max_tokens
+    return None if limit == -1 else limit  # llama.cpp's “until the context is full”
+
+
+def _biases(given: Mapping[str, float | bool]) -> dict[int, float]:
+    """Token ids to biases; `false` is llama.cpp's “never”."""
+    biases = {}
+    for text, bias in given.items():
+        if not text.isdecimal():
+            raise invalid(f"logit_bias must name tokens by their ids, not {text!r}", "logit_bias")
+        if bias is True:
+            raise invalid("logit_bias: a bias is a number, or false for never", "logit_bias")
+        biases[int(text)] = float("-inf") if bias is False else float(bias)
+    return biases

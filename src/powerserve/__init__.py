@@ -1,6 +1,6 @@
 """PowerServe: language models on the machine in front of you.
 
-`LLM` and `SamplingParams` are imported when they are first used, so that `powerserve --version`
+`LLM` and the other names are imported when they are first used, so that `powerserve --version`
 does not wait for numpy.
 """
 
@@ -13,14 +13,16 @@ if TYPE_CHECKING:
     from powerserve.engine.generation import Completion
     from powerserve.engine.loader import LoadOptions
     from powerserve.llm import LLM
+    from powerserve.sampler.grammar import Grammar
     from powerserve.sampler.params import SamplingParams
 
 __version__ = "0.1.0"
-__all__ = ["LLM", "Completion", "LoadOptions", "SamplingParams", "__version__"]
+__all__ = ["LLM", "Completion", "Grammar", "LoadOptions", "SamplingParams", "__version__"]
 
 _HOMES = {
     "LLM": "powerserve.llm",
     "Completion": "powerserve.engine.generation",
+    "Grammar": "powerserve.sampler.grammar",
     "LoadOptions": "powerserve.engine.loader",
     "SamplingParams": "powerserve.sampler.params",
 }

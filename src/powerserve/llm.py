@@ -20,6 +20,7 @@ from powerserve.core.errors import PowerServeError, TemplateError
 from powerserve.engine.engine import TokenEvent
 from powerserve.engine.generation import Completion, TextGeneration, TextPiece
 from powerserve.engine.loader import LoadedEngine, LoadOptions, load_engine
+from powerserve.sampler.grammar import Grammar
 from powerserve.sampler.params import SamplingParams
 from powerserve.storage.builtin import ensure_builtin, find_builtin
 from powerserve.storage.progress import SILENT, Progress
@@ -58,26 +59,44 @@ class LLM:
         self._generations: dict[int, TextGeneration] = {}
 
     def generate(
-        self, prompt: Prompt, params: SamplingParams | None = None, **changes: Any
+        self,
+        prompt: Prompt,
+        params: SamplingParams | None = None,
+        *,
+        grammar: Grammar | None = None,
+        **changes: Any,
     ) -> Completion:
         """Continue `prompt` (text, or token ids as they are) and return the whole answer.
 
-        `changes` replace fields of `params`, as in `max_tokens=32`.
+        The answer follows `grammar`, if given. `changes` replace fields of `params`, as in
+        `max_tokens=32`.
         """
-        return self._complete(self._start(self._encode(prompt), params, changes))
+        return self._complete(self._start(self._encode(prompt), params, changes, grammar))
 
     def generate_all(
-        self, prompts: Sequence[Prompt], params: SamplingParams | None = None, **changes: Any
+        self,
+        prompts: Sequence[Prompt],
+        params: SamplingParams | None = None,
+        *,
+        grammar: Grammar | None = None,
+        **changes: Any,
     ) -> list[Completion]:
         """Continue several prompts together, in one batch where they fit."""
-        started = [self._start(self._encode(prompt), params, changes) for prompt in prompts]
+        started = [
+            self._start(self._encode(prompt), params, changes, grammar) for prompt in prompts
+        ]
         return [self._complete(generation) for generation in started]
 
     def stream(
-        self, prompt: Prompt, params: SamplingParams | None = None, **changes: Any
+        self,
+        prompt: Prompt,
+        params: SamplingParams | None = None,
+        *,
+        grammar: Grammar | None = None,
+        **changes: Any,
     ) -> Iterator[str]:
         """Continue `prompt`, yielding text as it is made; closing the iterator ends the work."""
-        return self._texts(self._start(self._encode(prompt), params, changes))
+        return self._texts(self._start(self._encode(prompt), params, changes, grammar))
 
     def chat(
         self,
@@ -85,11 +104,12 @@ class LLM:
         params: SamplingParams | None = None,
         *,
         tools: Sequence[Mapping[str, Any]] | None = None,
+        grammar: Grammar | None = None,
         **changes: Any,
     ) -> Completion:
         """Answer a conversation of `{"role": …, "content": …}` messages."""
         prompt = self.encode_chat(messages, tools=tools)
-        return self._complete(self._start(prompt, params, changes))
+        return self._complete(self._start(prompt, params, changes, grammar))
 
     def stream_chat(
         self,
@@ -97,14 +117,18 @@ class LLM:
         params: SamplingParams | None = None,
         *,
         tools: Sequence[Mapping[str, Any]] | None = None,
+        grammar: Grammar | None = None,
         **changes: Any,
     ) -> Iterator[str]:
         """Answer a conversation, yielding text as it is made."""
-        return self._texts(self._start(self.encode_chat(messages, tools=tools), params, changes))
+        prompt = self.encode_chat(messages, tools=tools)
+        return self._texts(self._start(prompt, params, changes, grammar))
 
-    def start(self, prompt: Prompt, params: SamplingParams) -> TextGeneration:
+    def start(
+        self, prompt: Prompt, params: SamplingParams, grammar: Grammar | None = None
+    ) -> TextGeneration:
         """Begin a generation; `pieces` then yields what it makes."""
-        return self._start(self._encode(prompt), params, {})
+        return self._start(self._encode(prompt), params, {}, grammar)
 
     def pieces(self, generation: TextGeneration) -> Iterator[TextPiece]:
         """Yield a generation's pieces as they are made; closing the iterator cancels it."""
@@ -158,11 +182,16 @@ class LLM:
         return self.loaded.tokenizer.encode(prompt) if isinstance(prompt, str) else list(prompt)
 
     def _start(
-        self, prompt: list[int], params: SamplingParams | None, changes: Mapping[str, Any]
+        self,
+        prompt: list[int],
+        params: SamplingParams | None,
+        changes: Mapping[str, Any],
+        grammar: Grammar | None,
     ) -> TextGeneration:
         params = params or SamplingParams(max_tokens=DEFAULT_MAX_TOKENS)
         params = params.replace(**changes) if changes else params
-        sequence = self.loaded.engine.add(prompt, params)
+        constraint = None if grammar is None else self.loaded.grammars.compile(grammar)
+        sequence = self.loaded.engine.add(prompt, params, constraint)
         generation = TextGeneration(self.loaded.engine, sequence, self.loaded.tokenizer)
         self._generations[id(sequence)] = generation
         self._queues[id(generation)] = deque()

@@ -12,11 +12,13 @@ from argparse import ArgumentParser, Namespace
 from typing import TYPE_CHECKING
 
 from powerserve.cli import options
+from powerserve.cli.grammar import add_grammar_flags, grammar_from_flags
 from powerserve.cli.prompt import add_prompt_flags, encode_prompt, read_prompt
 
 if TYPE_CHECKING:
     from powerserve.engine.generation import Completion
     from powerserve.llm import LLM
+    from powerserve.sampler.grammar import Grammar
     from powerserve.sampler.params import SamplingParams
     from powerserve.storage.resolve import ModelSource
 
@@ -39,6 +41,7 @@ def configure(parser: ArgumentParser) -> None:
     options.add_model_flags(parser)
     options.add_engine_flags(parser)
     options.add_sampling_flags(parser)
+    add_grammar_flags(parser)
     options.add_speculation_flags(parser)
 
 
@@ -52,9 +55,10 @@ def execute(arguments: Namespace) -> int:
     source = options.find_model(arguments, DEFAULT_MODEL)
     draft = options.find_draft(arguments, source)
     params = options.sampling_params(arguments, source.hparams, arguments.n_predicts)
+    grammar = grammar_from_flags(arguments)
     with LLM(source, options.load_options(arguments, source.hparams)) as llm:
         with interruptible(llm.loaded.backend):
-            completion = answer(llm, arguments, prompt, params)
+            completion = answer(llm, arguments, prompt, params, grammar)
         if not arguments.quiet:
             report(llm, arguments, completion, draft)
         if not arguments.quiet and not arguments.json:
@@ -62,12 +66,18 @@ def execute(arguments: Namespace) -> int:
     return 0
 
 
-def answer(llm: LLM, arguments: Namespace, prompt: str, params: SamplingParams) -> Completion:
+def answer(
+    llm: LLM,
+    arguments: Namespace,
+    prompt: str,
+    params: SamplingParams,
+    grammar: Grammar | None = None,
+) -> Completion:
     """Generate and print the answer as it comes (as a whole with --json)."""
     from powerserve.cli.completion_json import as_json
     from powerserve.cli.terminal import TextPrinter
 
-    generation = llm.start(_encode(llm, arguments, prompt), params)
+    generation = llm.start(_encode(llm, arguments, prompt), params, grammar)
     printer = TextPrinter(sys.stdout)
     for piece in llm.pieces(generation):
         if not arguments.json:

@@ -89,6 +89,9 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "set_output": (None, [_P]),
     "nbytes": (_SIZE, [_P]),
     "row_size": (_SIZE, [_I, _I64]),
+    # quantisation
+    "quantize_chunk": (_SIZE, [_I, _P, _P, _I64, _I64, _I64, _P]),
+    "validate_row_data": (c_bool, [_I, _P, _SIZE]),
     # operations
     "rms_norm": (_P, [_P, _P, _F]),
     "mul": (_P, [_P, _P, _P]),
@@ -159,7 +162,7 @@ class GgmlLibrary:
         self.folder = folder
         self._handles = [_open(folder, name) for name in ("ggml-base", "ggml-cpu", "ggml")]
         for name, (result, arguments) in _SIGNATURES.items():
-            setattr(self, name, self._function(f"ggml_{name}", result, arguments))
+            setattr(self, name, self.function(f"ggml_{name}", result, arguments))
         self._install_callbacks()
         self._check_layout()
 
@@ -203,7 +206,8 @@ class GgmlLibrary:
         function = getattr(self._handles[1], f"ggml_cpu_has_{feature}", None)
         return bool(function()) if function is not None else False
 
-    def _function(self, name: str, result: Any, arguments: list[Any]) -> Any:
+    def function(self, name: str, result: Any, arguments: list[Any]) -> Any:
+        """The C function `name` with these types. Raises BackendError if there is none."""
         for handle in self._handles:
             function = getattr(handle, name, None)
             if function is not None:
@@ -213,9 +217,9 @@ class GgmlLibrary:
 
     def _install_callbacks(self) -> None:
         self._log = _LOG_CALLBACK(lambda _level, _text, _data: None)
-        self._function("ggml_log_set", None, [_LOG_CALLBACK, c_void_p])(self._log, None)
+        self.function("ggml_log_set", None, [_LOG_CALLBACK, c_void_p])(self._log, None)
         self._abort = _ABORT_CALLBACK(_report_abort)
-        self._function("ggml_set_abort_callback", c_void_p, [_ABORT_CALLBACK])(self._abort)
+        self.function("ggml_set_abort_callback", c_void_p, [_ABORT_CALLBACK])(self._abort)
 
     def _check_layout(self) -> None:
         """Read a new tensor back through our structure: a wrong layout would corrupt memory."""

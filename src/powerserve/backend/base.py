@@ -46,6 +46,9 @@ class BatchSlice:
     in `context` (int64: the sequence's cached tokens), itself, and its ancestors: `parents[i]` is
     the index within the slice of token i's parent, or -1 for a token that follows the context. A
     prompt chunk is the chain -1, 0, 1, …; a token tree has siblings. A parent precedes its child.
+
+    A tree may also be computed in several steps: `cached_ancestors` [tokens, depth] then holds, for
+    each token, the cells of its ancestors from earlier steps, and -1 where it has fewer.
     """
 
     start: int
@@ -53,6 +56,7 @@ class BatchSlice:
     parents: Int32Array
     first_cell: int  # every cell of context and slice is in first_cell … stop_cell - 1
     stop_cell: int
+    cached_ancestors: Int64Array | None = None
 
     @property
     def is_chain(self) -> bool:
@@ -122,7 +126,7 @@ class Cache(ABC):
 
     @abstractmethod
     def copy(self, source: Int64Array, target: Int64Array) -> None:
-        """Copy cells source[i] to target[i] in every layer; the two must not overlap."""
+        """Copy cells source[i] to target[i] in every layer; all are read before any is written."""
 
     @abstractmethod
     def save(self, cells: Int64Array) -> bytes:
@@ -180,6 +184,11 @@ class Backend(ABC):
     @abstractmethod
     def load(self, config: ModelConfig, graph: Graph, weights: Weights) -> LoadedModel:
         """Take the graph's weights in; raises BackendError or UnsupportedModelError."""
+
+    @property
+    def device(self) -> str:
+        """What runs the steps: whatever changes their cost, for those who measure it."""
+        return f"{self.name}, {self.num_threads} threads"
 
     def interrupt(self) -> None:  # noqa: B027 - steps that cannot be stopped run to their end
         """Make the running step, and every later one, raise StepInterrupted; from any thread."""

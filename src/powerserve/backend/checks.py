@@ -76,6 +76,10 @@ def check_batch(batch: Batch, shape: StepShape, vocab_size: int) -> None:
         _require(_precede(part.parents), "a parent does not precede its child")
         start += len(part.parents)
         cells = np.concatenate([part.context, batch.cells[part.start : start]])
+        if part.cached_ancestors is not None:
+            earlier = part.cached_ancestors
+            _require(len(earlier) == len(part.parents), "not every token has its ancestors")
+            cells = np.concatenate([cells, earlier[earlier >= 0]])
         inside = (cells >= part.first_cell) & (cells < part.stop_cell)
         _require(bool(inside.all()), "a cell is outside the range of its slice")
         _require(part.first_cell >= compiled.first_cell, "a slice begins before its shape")

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from powerserve.backend.base import Int32Array, Int64Array
 from powerserve.cache.cells import CellPool
+
+CopyCells = Callable[[Int64Array, Int64Array], None]
+"""Copies the content of cells (sources, targets), which may overlap."""
 
 
 class SequenceCells:
@@ -66,6 +71,21 @@ class SequenceCells:
         self._cells[self.length : end] = cells
         self._next_cell = int(cells[-1]) + 1
         self.length = end
+
+    def keep(
+        self, token_ids: Int32Array, kept: Int64Array, allocated: Int64Array, copy_cells: CopyCells
+    ) -> None:
+        """Add the accepted part of a token tree: of the `allocated` cells, those in `kept`.
+
+        The other cells are freed. What is kept moves together if need be, because attention scans
+        a sequence's cells from the first to the last.
+        """
+        in_order = np.sort(allocated)
+        target = in_order[: len(kept)]
+        if (target != kept).any():
+            copy_cells(kept, target)
+        self.append(token_ids, target)
+        self._pool.release(in_order[len(kept) :])
 
     def truncate(self, length: int) -> None:
         """Forget the tokens from `length` on and give their cells back."""

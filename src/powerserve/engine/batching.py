@@ -4,53 +4,30 @@ from __future__ import annotations
 
 import numpy as np
 
-from powerserve.backend.base import Batch, BatchSlice
-from powerserve.cache.sequence import cell_range
+from powerserve.backend.base import Batch
 from powerserve.engine.scheduler import Chunk
+from powerserve.executor.batching import Piece, build_batch, chain
 
-ONE_TOKEN = np.array([-1], np.int32)  # the parents of a single token
-
-
-def build_batch(chunks: list[Chunk]) -> Batch:
-    """Lay chunks one after another; logits are wanted for the last token of each complete one."""
-    if len(chunks) == 1:
-        return _single(chunks[0])
-    slices, output_rows = [], []
-    start = 0
-    for chunk in chunks:
-        slices.append(_slice(chunk, start))
-        start += len(chunk.token_ids)
-        if chunk.completes:
-            output_rows.append(start - 1)
-    return Batch(
-        token_ids=np.concatenate([chunk.token_ids for chunk in chunks]),
-        positions=np.concatenate(
-            [chunk.sequence.cells.next_positions(len(chunk.cells)) for chunk in chunks]
-        ),
-        cells=np.concatenate([chunk.cells for chunk in chunks]),
-        slices=slices,
-        output_rows=np.array(output_rows or [start - 1], np.int32),
-    )
+_NO_ROWS = np.empty(0, np.int32)
+_FIRST_ROW = np.zeros(1, np.int32)
 
 
-def _single(chunk: Chunk) -> Batch:
-    """One sequence alone needs no joining: this runs for every token of a lone user."""
+def batch_of(chunks: list[Chunk]) -> Batch:
+    """Logits are wanted for the last token of each complete chunk, and for all of a tree."""
+    return build_batch([_piece(chunk) for chunk in chunks])
+
+
+def _piece(chunk: Chunk) -> Piece:
+    cells, tree = chunk.sequence.cells, chunk.tree
     length = len(chunk.token_ids)
-    return Batch(
-        token_ids=chunk.token_ids,
-        positions=chunk.sequence.cells.next_positions(length),
-        cells=chunk.cells,
-        slices=(_slice(chunk, 0),),
-        output_rows=np.array([length - 1], np.int32),
-    )
+    if tree is not None:
+        positions, parents = tree.depths + np.int32(cells.length), tree.parents
+        rows = np.arange(length, dtype=np.int32)
+    else:
+        positions, parents = cells.next_positions(length), chain(length)
+        rows = _last_row(length) if chunk.completes else _NO_ROWS
+    return Piece(cells, chunk.token_ids, positions, chunk.cells, parents, rows)
 
 
-def _slice(chunk: Chunk, start: int) -> BatchSlice:
-    cached, own = chunk.sequence.cells, chunk.cells
-    length = len(own)
-    parents = ONE_TOKEN if length == 1 else np.arange(-1, length - 1, dtype=np.int32)
-    first, highest = cell_range(own)
-    stop = highest + 1
-    if cached.length:
-        first, stop = min(first, cached.first_cell), max(stop, cached.stop_cell)
-    return BatchSlice(start, cached.cells, parents, first, stop)
+def _last_row(length: int) -> np.ndarray[tuple[int], np.dtype[np.int32]]:
+    return _FIRST_ROW if length == 1 else np.array([length - 1], np.int32)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from functools import partial
 from time import monotonic
 
 import numpy as np
@@ -15,13 +16,17 @@ from powerserve.cache.sequence import SequenceCells
 from powerserve.core import dtypes
 from powerserve.core.dtypes import DType
 from powerserve.core.errors import ContextLengthError, PowerServeError, UsageError
-from powerserve.engine.batching import build_batch
+from powerserve.engine.batching import batch_of
 from powerserve.engine.scheduler import Chunk, Scheduler
 from powerserve.engine.sequence import FinishReason, Sequence
+from powerserve.engine.speculation import TreeDecoding
 from powerserve.executor.executor import CELL_BLOCK, Executor
 from powerserve.sampler.chain import Sampled, SamplerChain
 from powerserve.sampler.constraint import Constraint
 from powerserve.sampler.params import SamplingParams
+from powerserve.speculative.speculator import Speculator
+from powerserve.speculative.step_timer import time_step
+from powerserve.speculative.tree import FlatTree
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +52,8 @@ class TokenEvent:
 
     sequence: Sequence
     sampled: Sampled | None
+    finish_reason: FinishReason | None  # set with the sequence's last event
     error: PowerServeError | None = None
-
-    @property
-    def finish_reason(self) -> FinishReason | None:
-        """Set with the sequence's last event."""
-        return self.sequence.finish_reason
 
 
 class Engine:
@@ -68,8 +69,12 @@ class Engine:
         *,
         stop_ids: Collection[int] = (),
         newline_id: int | None = None,
+        speculator: Speculator | None = None,
     ) -> None:
-        """`stop_ids` end a sequence that does not ignore them; `newline_id` is for penalties."""
+        """`stop_ids` end a sequence that does not ignore them; `newline_id` is for penalties.
+
+        The engine closes the speculator.
+        """
         self.config = config
         self.model = model
         self._stop_ids = frozenset(stop_ids)
@@ -88,6 +93,11 @@ class Engine:
             batch_size=config.batch_size,
             max_sequences=1 if config.deterministic else config.max_sequences,
         )
+        self._speculator = speculator
+        self._trees: TreeDecoding | None = None
+        if speculator is not None:
+            speculator.attach(partial(time_step, self._executor, self._pool))
+            self._trees = TreeDecoding(speculator, self._pool, config.batch_size)
 
     @property
     def has_work(self) -> bool:
@@ -116,16 +126,19 @@ class Engine:
         return sequence
 
     def step(self) -> list[TokenEvent]:
-        """Compute one batch and sample; one event per sequence that got a token or ended."""
+        """Compute one batch and sample: an event for each token, or end without one, in order."""
         chunks = self._scheduler.schedule()
-        events = self._sample(chunks, self._run(chunks)) if chunks else []
-        return self._retire_finished(events)
+        if not chunks:
+            return self._retire_finished([])
+        if self._trees is not None:
+            chunks = self._extended(chunks, self._trees)
+        return self._retire_finished(self._sample(chunks, self._run(chunks)))
 
     def cancel(self, sequence: Sequence, reason: FinishReason = FinishReason.CANCELLED) -> None:
         """End a sequence now; its cells are free (or a stored prefix) when this returns."""
         sequence.finish(reason)
         if sequence in self._scheduler.running or sequence in self._scheduler.waiting:
-            self._scheduler.retire(sequence)
+            self._retire(sequence)
 
     def clear_prefixes(self) -> None:
         """Forget every stored prefix."""
@@ -133,7 +146,9 @@ class Engine:
             self._prefixes.clear()
 
     def close(self) -> None:
-        """Release cache and graphs; the model stays loaded."""
+        """Release cache, graphs and speculation with its draft model; the model stays loaded."""
+        if self._speculator is not None:
+            self._speculator.close()
         self._executor.close()
         self._cache.close()
 
@@ -166,35 +181,86 @@ class Engine:
         cells = SequenceCells(self._pool, limit)
         return Sequence(np.array(prompt, np.int32), params, sampler, self._stop_ids, cells, limit)
 
+    def _extended(self, chunks: list[Chunk], trees: TreeDecoding) -> list[Chunk]:
+        try:
+            return trees.extend(chunks)
+        except BaseException:
+            self._release(chunks)
+            raise
+
     def _run(self, chunks: list[Chunk]) -> FloatArray:
-        """Compute the chunks; logits [complete chunks, vocab]."""
+        """Compute the chunks; logits [outputs of all chunks, vocab]."""
+        start_s = monotonic()
         for chunk in chunks:
             if not chunk.sequence.timings.started:
-                chunk.sequence.timings.started = monotonic()
+                chunk.sequence.timings.started = start_s
         try:
-            logits = self._executor.run(build_batch(chunks))
+            logits = self._executor.run(batch_of(chunks))
         except BaseException:
-            for chunk in chunks:
-                self._pool.release(chunk.cells)
+            self._release(chunks)
             raise
+        if self._trees is not None:
+            self._trees.observe_step(chunks, monotonic() - start_s)
         return logits
 
-    def _sample(self, chunks: list[Chunk], logits: FloatArray) -> list[TokenEvent]:
-        """Note what was computed, and draw a token for each sequence that is complete."""
-        events: list[TokenEvent] = []
+    def _release(self, chunks: list[Chunk]) -> None:
         for chunk in chunks:
-            completes = chunk.completes
-            chunk.sequence.cells.append(chunk.token_ids, chunk.cells)
-            if completes:
-                events.append(_draw(chunk.sequence, logits[len(events)]))
+            self._pool.release(chunk.cells)
+
+    def _sample(self, chunks: list[Chunk], logits: FloatArray) -> list[TokenEvent]:
+        """Note what was computed, and draw tokens for each sequence that is complete."""
+        events: list[TokenEvent] = []
+        start = 0
+        for chunk in chunks:
+            stop = start + chunk.num_outputs
+            if chunk.tree is not None:
+                events += self._follow(chunk, chunk.tree, logits[start:stop])
+            else:
+                chunk.sequence.cells.append(chunk.token_ids, chunk.cells)
+                if stop > start:
+                    events.append(self._next(chunk, logits[start]))
+            start = stop
         return events
+
+    def _next(self, chunk: Chunk, logits: FloatArray) -> TokenEvent:
+        """The token after a chunk that is no tree."""
+        event = _draw(chunk.sequence, logits)
+        if self._trees is not None and event.sampled is not None:
+            self._trees.settle(chunk, [0], [event.sampled.token_id])
+        return event
+
+    def _follow(self, chunk: Chunk, tree: FlatTree, logits: FloatArray) -> list[TokenEvent]:
+        """Verify a tree: draw after the root, and go on while a candidate is what was drawn.
+
+        Each token comes from the sequence's own sampler, after the tokens before it, so the answer
+        has the distribution it has without candidates.
+        """
+        sequence, rows = chunk.sequence, [0]
+        events = [_draw(sequence, logits[0])]
+        while (sampled := events[-1].sampled) is not None and sequence.finish_reason is None:
+            row = tree.child_row(rows[-1], sampled.token_id)
+            if row is None:
+                break
+            rows.append(row)
+            events.append(_draw(sequence, logits[row]))
+        kept = chunk.cells[rows]
+        sequence.cells.keep(chunk.token_ids[rows], kept, chunk.cells, self._cache.copy)
+        assert self._trees is not None
+        drawn = [event.sampled.token_id for event in events if event.sampled is not None]
+        self._trees.settle(chunk, rows, drawn)
+        return events
+
+    def _retire(self, sequence: Sequence) -> None:
+        self._scheduler.retire(sequence)
+        if self._trees is not None:
+            self._trees.release(sequence)
 
     def _retire_finished(self, events: list[TokenEvent]) -> list[TokenEvent]:
         reported = {id(event.sequence) for event in events}
         for sequence in [s for s in self._scheduler.running if s.finish_reason is not None]:
-            self._scheduler.retire(sequence)
+            self._retire(sequence)
             if id(sequence) not in reported:
-                events.append(TokenEvent(sequence, None))
+                events.append(TokenEvent(sequence, None, sequence.finish_reason))
         return events
 
 
@@ -204,6 +270,6 @@ def _draw(sequence: Sequence, logits: FloatArray) -> TokenEvent:
         sampled = sequence.sampler.sample(logits)
     except PowerServeError as error:
         sequence.finish(FinishReason.ERROR)
-        return TokenEvent(sequence, None, error)
+        return TokenEvent(sequence, None, sequence.finish_reason, error)
     sequence.accept(sampled)
-    return TokenEvent(sequence, sampled)
+    return TokenEvent(sequence, sampled, sequence.finish_reason)

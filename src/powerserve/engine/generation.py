@@ -8,6 +8,7 @@ from powerserve.engine.engine import Engine, TokenEvent
 from powerserve.engine.sequence import FinishReason, Sequence, Timings
 from powerserve.sampler.chain import Sampled
 from powerserve.sampler.stop_text import StopMatcher
+from powerserve.speculative.options import SpeculationCounters
 from powerserve.tokenizer.tokenizer import Tokenizer
 
 
@@ -33,6 +34,7 @@ class Completion:
     num_prompt_tokens: int
     num_cached_tokens: int  # of the prompt, not computed again
     timings: Timings
+    speculation: SpeculationCounters | None = None  # None: the answer came without speculation
     samples: list[Sampled] = field(default_factory=list)  # one per token, with log-probabilities
 
 
@@ -41,6 +43,7 @@ class TextGeneration:
 
     def __init__(self, engine: Engine, sequence: Sequence, tokenizer: Tokenizer) -> None:
         self.sequence = sequence
+        self.finish_reason: FinishReason | None = None  # set with the last piece
         self._engine = engine
         self._decoder = tokenizer.stream()
         self._stops = StopMatcher(sequence.params.stop)
@@ -49,26 +52,31 @@ class TextGeneration:
 
     def feed(self, event: TokenEvent) -> TextPiece:
         """Take the sequence's next event; raises the error that ended the sequence, if one did."""
+        if self.finish_reason is not None:
+            return TextPiece("")  # tokens of the same step, behind a stop string
         if event.error is not None:
             raise event.error
+        self.finish_reason = event.finish_reason
         text, stopped = self._decode(event.sampled)
         if stopped:
+            self.finish_reason = FinishReason.STOP
             self._engine.cancel(self.sequence, FinishReason.STOP)
-        elif self.sequence.finish_reason is not None:
+        elif self.finish_reason is not None:
             text += self._flush()
         self._texts.append(text)
-        return TextPiece(text, event.sampled, self.sequence.finish_reason)
+        return TextPiece(text, event.sampled, self.finish_reason)
 
     def completion(self) -> Completion:
         """Everything so far, as the answer."""
         sequence = self.sequence
         return Completion(
             text="".join(self._texts),
-            token_ids=[int(token) for token in sequence.generated_ids],
-            finish_reason=sequence.finish_reason or FinishReason.CANCELLED,
+            token_ids=[sampled.token_id for sampled in self._samples],
+            finish_reason=self.finish_reason or sequence.finish_reason or FinishReason.CANCELLED,
             num_prompt_tokens=sequence.num_prompt_tokens,
             num_cached_tokens=sequence.num_cached_tokens,
             timings=sequence.timings,
+            speculation=None if sequence.speculation is None else sequence.speculation.counters,
             samples=self._samples,
         )
 

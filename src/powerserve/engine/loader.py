@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +13,12 @@ from powerserve.core import dtypes
 from powerserve.core.config import ModelConfig
 from powerserve.core.dtypes import DType
 from powerserve.core.errors import ModelFileError, UsageError
-from powerserve.core.machine import available_memory
 from powerserve.engine.engine import Engine, EngineConfig
-from powerserve.engine.memory_plan import MemoryPlan, plan_memory
-from powerserve.graph import Graph, ShapeError
-from powerserve.model.config import config_from_metadata
-from powerserve.model.registry import build_graph
+from powerserve.engine.memory_plan import MemoryPlan
+from powerserve.engine.model_files import ModelFiles
+from powerserve.engine.speculator_loader import load_speculator
 from powerserve.sampler.grammar_compiler import GrammarCompiler
+from powerserve.speculative.options import SpeculationOptions
 from powerserve.storage.gguf import GGUFFile
 from powerserve.storage.resolve import ModelSource
 from powerserve.tokenizer.chat import ChatTemplate
@@ -39,6 +38,7 @@ class LoadOptions:
     kv_dtype: DType = dtypes.F16
     use_mmap: bool = False
     deterministic: bool = False
+    speculation: SpeculationOptions = field(default_factory=SpeculationOptions)
     backend: str = "ggml"
     poll: int | None = None  # None: the backend's default
     ggml_folder: Path | None = None  # None: the best library on this machine
@@ -88,32 +88,41 @@ def load_engine(source: ModelSource, options: LoadOptions | None = None) -> Load
     ):
         vocabulary = weights if source.vocab == source.weights else GGUFFile.open(source.vocab)
         tokenizer_future = pool.submit(Tokenizer.from_metadata, vocabulary.metadata)
-        config = config_from_metadata(weights.metadata, weights.tensors)
-        graph = _build_graph(config, source)
-        plan = _plan(config, weights, options)
+        files = ModelFiles.read(source, weights)
+        plan = files.plan(
+            kv_dtype=options.kv_dtype,
+            batch_size=options.batch_size,
+            context_size=options.context_size,
+        )
         backend = _make_backend(options)
         undo.callback(backend.close)
-        model = backend.load(config, graph, weights.tensors)
+        model = backend.load(files.config, files.graph, weights.tensors)
         undo.callback(model.close)
         tokenizer = tokenizer_future.result()
-        _check_vocabulary(config, tokenizer, source)
+        _check_vocabulary(files.config, tokenizer, source)
         template = ChatTemplate.from_metadata(vocabulary.metadata, tokenizer)
+        engine_config = _engine_config(options, plan)
+        speculator = load_speculator(
+            options.speculation,
+            files,
+            vocabulary.metadata,
+            backend,
+            engine_config,
+            tokenizer.stop_ids,
+        )
+        if speculator is not None:
+            undo.callback(speculator.close)
         engine = Engine(
             model,
-            EngineConfig(
-                context_size=plan.context_size,
-                batch_size=min(options.batch_size, plan.context_size),
-                max_sequences=options.max_sequences,
-                kv_dtype=options.kv_dtype,
-                deterministic=options.deterministic,
-            ),
+            engine_config,
             stop_ids=tokenizer.stop_ids,
             newline_id=tokenizer.newline_id,
+            speculator=speculator,
         )
         undo.pop_all()
         return LoadedEngine(
             source,
-            config,
+            files.config,
             tokenizer,
             template,
             backend,
@@ -125,27 +134,13 @@ def load_engine(source: ModelSource, options: LoadOptions | None = None) -> Load
         )
 
 
-def _build_graph(config: ModelConfig, source: ModelSource) -> Graph:
-    try:
-        return build_graph(config)
-    except ShapeError as error:
-        raise ModelFileError(
-            f"the model's sizes in {source.weights} contradict each other: {error}"
-        ) from None
-
-
-def _plan(config: ModelConfig, weights: GGUFFile, options: LoadOptions) -> MemoryPlan:
-    tensors = weights.tensors
-    size_bytes = sum(tensor.size_bytes for tensor in tensors.values())
-    if config.tied_embeddings and "token_embd.weight" in tensors:
-        size_bytes += tensors["token_embd.weight"].size_bytes  # repacked for the output layer
-    return plan_memory(
-        config,
-        weights_bytes=size_bytes,
+def _engine_config(options: LoadOptions, plan: MemoryPlan) -> EngineConfig:
+    return EngineConfig(
+        context_size=plan.context_size,
+        batch_size=min(options.batch_size, plan.context_size),
+        max_sequences=options.max_sequences,
         kv_dtype=options.kv_dtype,
-        batch_size=options.batch_size,
-        context_size=options.context_size,
-        available_bytes=available_memory(),
+        deterministic=options.deterministic,
     )
 
 

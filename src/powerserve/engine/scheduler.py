@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,24 +10,36 @@ import numpy as np
 from powerserve.backend.base import Int32Array, Int64Array
 from powerserve.cache.cells import CellPool
 from powerserve.cache.prefix import PrefixIndex
+from powerserve.cache.sequence import CopyCells
 from powerserve.engine.sequence import FinishReason, Sequence
+from powerserve.speculative.tree import FlatTree
 
-CopyCells = Callable[[Int64Array, Int64Array], None]
 USUAL_ANSWER = 512  # tokens
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Chunk:
-    """Tokens of one sequence in the next step, and the cells allocated for them."""
+    """Tokens of one sequence in the next step, and the cells allocated for them.
+
+    With a tree they are its tokens: the sequence's last one and candidates for what follows.
+    """
 
     sequence: Sequence
     token_ids: Int32Array
     cells: Int64Array
+    tree: FlatTree | None = None
 
     @property
     def completes(self) -> bool:
         """Whether the sequence has nothing left to compute after this chunk: its turn to sample."""
-        return len(self.token_ids) == self.sequence.num_pending
+        return self.tree is not None or len(self.token_ids) == self.sequence.num_pending
+
+    @property
+    def num_outputs(self) -> int:
+        """Tokens of which logits are computed."""
+        if self.tree is not None:
+            return len(self.tree)
+        return 1 if self.completes else 0
 
 
 class Scheduler:

@@ -13,6 +13,7 @@ from powerserve.backend.base import Int32Array
 from powerserve.cache.sequence import SequenceCells
 from powerserve.sampler.chain import Sampled, SamplerChain
 from powerserve.sampler.params import SamplingParams
+from powerserve.speculative.state import SequenceSpeculation
 
 
 class FinishReason(StrEnum):
@@ -68,6 +69,7 @@ class Sequence:
         self.num_prompt_tokens = len(prompt)
         self.num_cached_tokens = 0  # of the prompt, taken from earlier sequences
         self.finish_reason: FinishReason | None = None
+        self.speculation: SequenceSpeculation | None = None  # once it decodes with speculation
         self.timings = Timings()
         self._stop_ids = frozenset() if params.ignore_eos else frozenset(stop_ids)
         self._max_length = max_length
@@ -94,6 +96,14 @@ class Sequence:
     def num_pending(self) -> int:
         """Tokens that are not computed yet."""
         return self._length - self.cells.length
+
+    @property
+    def num_remaining(self) -> int:
+        """Tokens that may still be generated."""
+        room = self._max_length - self._length
+        if self.params.max_tokens is None:
+            return room
+        return min(room, self.params.max_tokens - self.num_generated)
 
     @property
     def is_decoding(self) -> bool:

@@ -37,6 +37,7 @@ class ModelSource:
     model_json: Path | None = None
     hparams: Hparams | None = None  # None: no workspace is involved
     draft: ModelSource | None = None
+    draft_is_optional: bool = False  # it is there for those who ask for it, as in a workspace
     folder: Path | None = None  # the model folder, where `qnn/` may lie
 
 
@@ -73,6 +74,7 @@ def resolve_workspace(workspace: Workspace) -> ModelSource:
         main,
         hparams=workspace.hparams,
         draft=None if draft is None else _named_in(workspace, "model_draft", draft),
+        draft_is_optional=True,
     )
 
 
@@ -107,7 +109,7 @@ class _Search:
             if main is None:
                 continue
             if draft := self.find(draft_name):
-                return replace(main, draft=draft)
+                return replace(main, draft=draft, draft_is_optional=False)
             missing = missing or draft_name
         if missing:
             raise self.nothing_found(missing)

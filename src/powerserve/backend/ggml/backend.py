@@ -58,6 +58,10 @@ class GgmlBackend(Backend):
         self.threads.attach(self.handle)
         self._abort = AbortFlag(self.library, self.handle)
 
+    @property
+    def device(self) -> str:
+        return f"{super().device}, {self.library.folder}"
+
     def load(self, config: ModelConfig, graph: Graph, weights: Weights) -> GgmlModel:
         return GgmlModel(self, config, graph, weights)
 

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from powerserve.core import machine
 from powerserve.core.errors import BackendError
+from powerserve.storage.cache_folder import cache_folder
 
 ENVIRONMENT_VARIABLE = "POWERSERVE_GGML_DIR"
 PACKAGE = "libggml-python"
@@ -84,8 +85,7 @@ def native_folder() -> Path | None:
 
 def native_root() -> Path:
     """The cache folder that holds the builds made by `powerserve build-native`."""
-    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(cache).expanduser() / "powerserve" / "ggml"
+    return cache_folder() / "ggml"
 
 
 def machine_key() -> str:

@@ -33,6 +33,7 @@ def write_mask(
         _reveal_context(row, piece, own_cells, first_cell)
         mask[1:num_tokens] = row
         _reveal_batch(mask[:num_tokens], own_cells - first_cell, piece)
+        _reveal_ancestors(mask[:num_tokens], piece, first_cell)
     if num_tokens < len(mask):
         mask[num_tokens:] = mask[num_tokens - 1]
 
@@ -54,6 +55,13 @@ def _reveal_batch(rows: npt.NDArray[np.uint16], cells: Int64Array, piece: BatchS
         _reveal_chain(rows, cells)
     else:
         rows[:, cells] = np.where(ancestors(piece.parents), VISIBLE, HIDDEN)
+
+
+def _reveal_ancestors(rows: npt.NDArray[np.uint16], piece: BatchSlice, first_cell: int) -> None:
+    """Let each token see its ancestors from earlier steps."""
+    if piece.cached_ancestors is not None:
+        tokens, levels = np.nonzero(piece.cached_ancestors >= 0)
+        rows[tokens, piece.cached_ancestors[tokens, levels] - first_cell] = VISIBLE
 
 
 def _reveal_chain(rows: npt.NDArray[np.uint16], cells: Int64Array) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from powerserve.backend.base import Batch, BatchSlice, FloatArray, Int32Array
+from powerserve.backend.base import Batch, BatchSlice, FloatArray, Int32Array, Int64Array
 from powerserve.backend.reference.cache import ReferenceCache
 
 
@@ -33,10 +33,20 @@ def _attend_slice(
 ) -> FloatArray:
     """One sequence's tokens attend to its context and to each other: [n, heads, d]."""
     rows = slice(part.start, part.start + len(part.parents))
-    keys, values = cache.load(layer, np.concatenate([part.context, batch.cells[rows]]))
-    sees_context = np.ones((len(part.parents), len(part.context)), bool)
-    visible = np.concatenate([sees_context, ancestors(part.parents)], axis=1)  # [n, cells]
+    earlier = _cached_ancestors(part)
+    cells = np.concatenate([part.context, np.unique(earlier[earlier >= 0]), batch.cells[rows]])
+    keys, values = cache.load(layer, cells)
+    visible = (earlier[:, :, None] == cells).any(axis=1)  # [n, cells]
+    visible[:, : len(part.context)] = True
+    visible[:, -len(part.parents) :] = ancestors(part.parents)
     return masked_attention(q[rows], keys, values, visible, scale)
+
+
+def _cached_ancestors(part: BatchSlice) -> Int64Array:
+    """[n, levels], possibly with no level at all."""
+    if part.cached_ancestors is None:
+        return np.empty((len(part.parents), 0), np.int64)
+    return part.cached_ancestors
 
 
 def ancestors(parents: Int32Array) -> npt.NDArray[np.bool_]:

@@ -22,21 +22,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def execute(arguments: argparse.Namespace) -> int:
     """Read the model's header and write the JSON file."""
+    from powerserve.convert.model_description import describe_model
+
     with GGUFFile.open(arguments.file_path) as file:
         description = flatten(describe_model(file, model_id=""))
     del description["model_id"]  # the exporter gives it, not the file
     with file_errors(f"cannot write {arguments.target_path}"):
         write_json(arguments.target_path, description)
     return 0
-
-
-def describe_model(file: GGUFFile, model_id: str) -> dict[str, object]:
-    """The content of model.json for an open GGUF file. Raises PowerServeError."""
-    from powerserve.model.config import config_from_metadata
-    from powerserve.model.model_json import model_json
-
-    config = config_from_metadata(file.metadata, file.tensors, source=str(file.path))
-    return model_json(config, model_id)
 
 
 def flatten(nested: Mapping[str, object]) -> dict[str, object]:

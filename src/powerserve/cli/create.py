@@ -11,7 +11,7 @@ import os
 import sys
 from pathlib import Path
 
-from powerserve.cli.config_generator import describe_model
+from powerserve.convert.model_description import describe_model
 from powerserve.core.errors import UsageError
 from powerserve.storage.copying import FileCopy, files_below
 from powerserve.storage.create import WorkspacePlan, create_workspace

@@ -31,7 +31,10 @@ COMMANDS = {
     "show": "describe a model",
     "rm": "remove a model from the store",
     "create": "make a workspace folder from model folders",
+    "convert": "convert a Hugging Face checkpoint to GGUF",
+    "export": "make a model folder from a Hugging Face checkpoint",
     "config-generator": "write model.json from a GGUF file",
+    "cos-sim": "compare two lists of numbers",
     "doctor": "say what is in use on this machine and what would help",
     "build-native": "build ggml for this machine",
 }

@@ -31,7 +31,7 @@ def parser_limits() -> LLParserLimits:
     return LLParserLimits(
         initial_lexer_fuel=1_000_000,  # about 20 ms
         step_lexer_fuel=200_000,  # about 15 ms
-        step_max_items=50_000,
+        step_max_items=5_000,  # about 30 ms; no sound schema that was tried needs a third of it
         max_lexer_states=50_000,  # 1 to 2 kB each
         max_grammar_size=200_000,
         verbose_errors=False,

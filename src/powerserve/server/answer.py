@@ -99,12 +99,13 @@ class Answer:
                     yield Delta(choice, self._parsers[choice].finish(), ended=event)
 
 
-def total_usage(choices: Iterable[Ended]) -> Usage:
-    """One usage for all choices: the prompt counts once, as clients expect."""
-    all_usage = [ended.usage for ended in choices]
+def total_usage(endings: Sequence[Ended], num_choices: int) -> Usage:
+    """One usage for all, in the order of the choices; prompts count once, as clients expect."""
+    all_usage = [ended.usage for ended in endings]
+    first = all_usage[::num_choices]  # of each prompt
     return Usage(
-        num_prompt_tokens=max(usage.num_prompt_tokens for usage in all_usage),
-        num_cached_tokens=max(usage.num_cached_tokens for usage in all_usage),
+        num_prompt_tokens=sum(usage.num_prompt_tokens for usage in first),
+        num_cached_tokens=sum(usage.num_cached_tokens for usage in first),
         num_generated=sum(usage.num_generated for usage in all_usage),
         queued_s=max(usage.queued_s for usage in all_usage),
         prefill_s=max(usage.prefill_s for usage in all_usage),

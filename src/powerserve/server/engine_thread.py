@@ -11,9 +11,10 @@ from queue import Empty, SimpleQueue
 from powerserve.backend.base import StepInterrupted
 from powerserve.core.errors import BackendError, PowerServeError
 from powerserve.engine.engine import TokenEvent
-from powerserve.engine.generation import TextGeneration
+from powerserve.engine.generation import TextGeneration, TextPiece
 from powerserve.engine.loader import LoadedEngine
 from powerserve.engine.sequence import FinishReason, Sequence
+from powerserve.sampler.constraint import Constraint
 from powerserve.sampler.params import SamplingParams
 from powerserve.server.events import Accepted, Ended, Event, Failed, Piece, Prefilled, Usage
 from powerserve.server.logprobs import LogprobQueue
@@ -30,6 +31,7 @@ class Start:
     key: int
     prompt: list[int]
     params: SamplingParams
+    constraint: Constraint | None = None  # the engine's from now on
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +127,7 @@ class EngineThread:
 
     def _begin(self, command: Start) -> Report:
         try:
-            sequence = self._loaded.engine.add(command.prompt, command.params)
+            sequence = self._loaded.engine.add(command.prompt, command.params, command.constraint)
         except Exception as error:  # of this request; the others shall not notice
             return [(command.key, Failed(error))]
         generation = _Generation(command.key, self._loaded, sequence)
@@ -151,8 +153,9 @@ class EngineThread:
         for event in self._loaded.engine.step():
             generation = self._by_sequence.get(event.sequence)
             if generation is not None:
-                report += [(generation.key, each) for each in generation.feed(event)]
-                if event.sequence.finish_reason is not None:
+                events = generation.feed(event)
+                report += [(generation.key, each) for each in events]
+                if events and isinstance(events[-1], Ended | Failed):
                     self._forget(generation)
         report += [(each.key, each.prefilled()) for each in self._prefilling()]
         return report
@@ -173,6 +176,8 @@ class _Generation:
         self.sequence = sequence
         self._text = TextGeneration(loaded.engine, sequence, loaded.tokenizer)
         self._logprobs = LogprobQueue(loaded.tokenizer)
+        self._num_tokens = 0
+        self._ended_by_token = False
 
     def feed(self, event: TokenEvent) -> list[Event]:
         """The events that the engine's event amounts to."""
@@ -180,25 +185,27 @@ class _Generation:
             piece = self._text.feed(event)
         except PowerServeError as error:
             return [Failed(error)]
-        sampled = piece.sampled
-        if sampled is not None and not self.sequence.is_stop_token(sampled.token_id):
-            self._logprobs.push(sampled)
+        self._note(piece)
         events: list[Event] = []
-        if sampled is not None or piece.text:
-            logprobs = self._logprobs.release(piece.text, all_shown=self._is_complete())
-            events.append(Piece(piece.text, int(sampled is not None), logprobs))
+        if piece.sampled is not None or piece.text:
+            logprobs = self._logprobs.release(piece.text, all_shown=self._is_complete(piece))
+            events.append(Piece(piece.text, int(piece.sampled is not None), logprobs))
         if piece.finish_reason is not None:
             events.append(self.ended())
         return events
 
-    def _is_complete(self) -> bool:
-        """Whether the text has ended, and not before a stop string."""
-        reason = self.sequence.finish_reason
-        return reason is not None and (reason != FinishReason.STOP or self._ended_by_token())
+    def _note(self, piece: TextPiece) -> None:
+        if piece.sampled is None:
+            return
+        self._num_tokens += 1
+        self._ended_by_token = self.sequence.is_stop_token(piece.sampled.token_id)
+        if not self._ended_by_token:
+            self._logprobs.push(piece.sampled)
 
-    def _ended_by_token(self) -> bool:
-        last = self.sequence.generated_ids[-1:]
-        return bool(len(last)) and self.sequence.is_stop_token(int(last[0]))
+    def _is_complete(self, piece: TextPiece) -> bool:
+        """Whether the text has ended, and not before a stop string."""
+        reason = piece.finish_reason
+        return reason is not None and (reason != FinishReason.STOP or self._ended_by_token)
 
     def prefilled(self) -> Prefilled:
         """How far the prompt is."""
@@ -207,15 +214,15 @@ class _Generation:
     def ended(self) -> Ended:
         """The last event."""
         reason = self.sequence.finish_reason or FinishReason.CANCELLED
-        return Ended(reason, _usage(self.sequence), self._ended_by_token())
+        return Ended(reason, _usage(self.sequence, self._num_tokens), self._ended_by_token)
 
 
-def _usage(sequence: Sequence) -> Usage:
+def _usage(sequence: Sequence, num_generated: int) -> Usage:
     timings = sequence.timings
     return Usage(
         num_prompt_tokens=sequence.num_prompt_tokens,
         num_cached_tokens=sequence.num_cached_tokens,
-        num_generated=sequence.num_generated,
+        num_generated=num_generated,
         queued_s=max(0.0, (timings.started or timings.finished) - timings.arrived),
         prefill_s=timings.prefill_s if timings.started else 0.0,
         decode_s=timings.decode_s,

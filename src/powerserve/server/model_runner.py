@@ -11,11 +11,21 @@ from time import monotonic
 
 from powerserve.core.errors import PowerServeError
 from powerserve.engine.loader import LoadedEngine
+from powerserve.sampler.constraint import Constraint
 from powerserve.sampler.params import SamplingParams
 from powerserve.server.engine_thread import Cancel, EngineThread, Report, Start
 from powerserve.server.events import Accepted, Ended, Event, Failed, Piece, Prefilled
 from powerserve.server.mailbox import Mailbox
 from powerserve.server.metrics import Metrics
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One answer to generate."""
+
+    prompt: list[int]
+    params: SamplingParams
+    constraint: Constraint | None = None  # the engine's once the task has begun
 
 
 @dataclass(slots=True, eq=False)
@@ -64,12 +74,12 @@ class ModelRunner:
         return list(self._open.values())
 
     @contextmanager
-    def open(
-        self, prompt: list[int], all_params: Sequence[SamplingParams], arrived: asyncio.Event
-    ) -> Iterator[list[OpenGeneration]]:
-        """Generate once for each of `all_params`; what has not ended when the block is left is
-        cancelled. Each mailbox sets `arrived`."""
-        opened = [self._begin(prompt, params, arrived) for params in all_params]
+    def open(self, tasks: Sequence[Task], arrived: asyncio.Event) -> Iterator[list[OpenGeneration]]:
+        """Begin these; what has not ended when the block is left is cancelled.
+
+        Each mailbox sets `arrived`.
+        """
+        opened = [self._begin(task, arrived) for task in tasks]
         try:
             yield opened
         finally:
@@ -80,12 +90,10 @@ class ModelRunner:
         """End everything and release the model."""
         await asyncio.to_thread(self._thread.stop)
 
-    def _begin(
-        self, prompt: list[int], params: SamplingParams, arrived: asyncio.Event
-    ) -> OpenGeneration:
+    def _begin(self, task: Task, arrived: asyncio.Event) -> OpenGeneration:
         generation = OpenGeneration(next(self._keys), self.name, Mailbox(arrived))
         self._open[generation.key] = generation
-        self._thread.send(Start(generation.key, prompt, params))
+        self._thread.send(Start(generation.key, task.prompt, task.params, task.constraint))
         if self.failure is not None:
             self._deliver([(generation.key, Failed(self.failure))])
         return generation

@@ -10,7 +10,7 @@ import msgspec
 
 from powerserve.server.metrics import CONTENT_TYPE
 from powerserve.server.model_runner import OpenGeneration
-from powerserve.server.openai.surface import error_body, error_frame
+from powerserve.server.openai.errors import error_body, error_frame
 from powerserve.server.serving import Serving
 from powerserve.server.surface import Call, Operation, Reply, Surface
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from powerserve.sampler.grammar import Grammar
 from powerserve.sampler.params import SamplingParams
 
 Message = Mapping[str, Any]
@@ -40,18 +41,27 @@ Prompt = ChatPrompt | TextPrompt | TokenPrompt
 
 @dataclass(frozen=True, slots=True)
 class GenerationRequest:
-    """What to generate. Raises UsageError for impossible sampling parameters."""
+    """What to generate: `num_choices` answers to each prompt.
+
+    Raises UsageError for impossible sampling parameters.
+    """
 
     model: str  # "": the default one
-    prompt: Prompt
+    prompts: Sequence[Prompt]
     sampling: Mapping[str, Any] = field(default_factory=dict)  # fields of SamplingParams given
     num_choices: int = 1
+    grammar: Grammar | None = None
 
     def __post_init__(self) -> None:
         SamplingParams(**self.sampling)  # a mistake shall not wait for a model to load
 
+    @property
+    def num_generations(self) -> int:
+        """Answers to all prompts."""
+        return len(self.prompts) * self.num_choices
+
     def params(self, defaults: SamplingParams, max_tokens: int | None) -> list[SamplingParams]:
-        """Sampling parameters of each choice.
+        """Sampling parameters of each choice for one prompt.
 
         `defaults` are the model's own, for instance from a workspace's hparams.json. Where those
         say greedy by `top_k` 1, and the request asks for a temperature, the request means it: then

@@ -16,6 +16,7 @@ from powerserve.server.content import PlainText
 from powerserve.server.errors import ApiError, ErrorKind, invalid
 from powerserve.server.metrics import Metrics
 from powerserve.server.model_pool import RETRY_AFTER_S, ModelPool
+from powerserve.server.model_runner import Task
 from powerserve.server.request import ChatPrompt, GenerationRequest, Prompt, TextPrompt
 from powerserve.server.settings import ServerSettings
 
@@ -45,13 +46,13 @@ class Serving:
         Inside the block the engine has taken the request, so that what can be refused has been.
         Raises a PowerServeError.
         """
-        with self._admitted(request.num_choices):
+        with self._admitted(request.num_generations):
             async with self.pool.lease(request.model) as runner:
-                prompt = await self.in_worker(encode_prompt, runner.loaded, request.prompt)
-                defaults = default_params(runner.loaded)
-                params = request.params(defaults, self.settings.limits.max_tokens)
+                tasks = await self.in_worker(
+                    make_tasks, runner.loaded, request, self.settings.limits.max_tokens
+                )
                 arrived = asyncio.Event()
-                with runner.open(prompt, params, arrived) as generations:
+                with runner.open(tasks, arrived) as generations:
                     answer = Answer(runner, generations, arrived, PlainText)
                     await answer.accepted()
                     yield answer
@@ -97,6 +98,22 @@ def default_params(loaded: LoadedEngine) -> SamplingParams:
     """What a request gets that asks for nothing: its workspace's hparams, else our defaults."""
     hparams = loaded.source.hparams
     return SamplingParams() if hparams is None else SamplingParams.from_hparams(hparams.sampler)
+
+
+def make_tasks(
+    loaded: LoadedEngine, request: GenerationRequest, max_tokens: int | None
+) -> list[Task]:
+    """What the engine has to do for a request; may take long. Raises a PowerServeError.
+
+    Choices of a prompt are neighbours. `max_tokens` is the server's limit.
+    """
+    all_params = request.params(default_params(loaded), max_tokens)
+    start = None if request.grammar is None else loaded.grammars.compile(request.grammar)
+    return [
+        Task(prompt, params, None if start is None else start.copy())
+        for prompt in [encode_prompt(loaded, each) for each in request.prompts]
+        for params in all_params
+    ]
 
 
 def encode_prompt(loaded: LoadedEngine, prompt: Prompt) -> list[int]:

@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
 from typing import Any
 
-import msgspec
-
-from powerserve.engine.sequence import FinishReason
 from powerserve.sampler.params import MAX_TOP_LOGPROBS
-from powerserve.server.answer import Answer, Choice, Delta, total_usage
+from powerserve.server.answer import Answer, Choice, total_usage
 from powerserve.server.content import ToolCallDelta
 from powerserve.server.errors import invalid
-from powerserve.server.events import Ended, TokenLogprob
-from powerserve.server.openai.fields import GenerationFields, new_id
+from powerserve.server.openai.chat_stream import ChatStream
+from powerserve.server.openai.fields import GenerationFields, finish_reason, new_id, refuse_given
 from powerserve.server.openai.messages import ChatMessage, template_messages
-from powerserve.server.openai.usage import chance_body, timings_body, usage_body
+from powerserve.server.openai.usage import chat_logprobs, timings_body, usage_body
+from powerserve.server.original import generated_tokens, reported_usage
 from powerserve.server.request import ChatPrompt, GenerationRequest
 from powerserve.server.serving import Serving
-from powerserve.server.surface import Call, Events, Reply, sse_frame
+from powerserve.server.surface import Call, Events, Reply
 
-DONE = b"data: [DONE]\n\n"
+_UNSUPPORTED = {
+    "audio": "",
+    "functions": "use `tools`",
+    "function_call": "use `tool_choice`",
+    "web_search_options": "",
+}
 
 
 class ChatRequest(GenerationFields, kw_only=True):
@@ -34,63 +35,60 @@ class ChatRequest(GenerationFields, kw_only=True):
     top_logprobs: int | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     modalities: list[str] | None = None
-    audio: msgspec.Raw | None = None
-    functions: msgspec.Raw | None = None
-    function_call: msgspec.Raw | None = None
-    web_search_options: msgspec.Raw | None = None
+    audio: Any = None
+    functions: Any = None
+    function_call: Any = None
+    web_search_options: Any = None
 
 
 async def chat_completions(serving: Serving, call: Call) -> Reply | Events:
     """Answer a conversation."""
     body = call.decode(ChatRequest)
-    request = neutral_request(body)
+    compat = serving.settings.compat
+    request = _neutral(body, compat)
     if body.stream:
-        return Events(_stream(serving, body, request))
+        stream = ChatStream(body, request.num_choices, compat)
+        return Events(stream.frames(serving.answer(request)))
     async with serving.answer(request) as answer:
-        return Reply(_completion(body, answer, await answer.choices()))
+        return Reply(_completion(body, answer, await answer.choices(), compat))
 
 
-def neutral_request(body: ChatRequest) -> GenerationRequest:
-    """The request in neutral form. Raises ApiError for what cannot be done."""
-    _refuse_unsupported(body)
-    limit = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
+def _neutral(body: ChatRequest, compat: bool) -> GenerationRequest:
+    """The request in neutral form. Raises ApiError or UsageError for what cannot be done."""
+    refuse_given(body, _UNSUPPORTED)
+    if body.modalities not in (None, ["text"]):
+        raise invalid("modalities: this server answers in text only", "modalities")
+    prompt = ChatPrompt(template_messages(body.messages), variables=body.chat_template_kwargs or {})
     return GenerationRequest(
         model=body.model,
-        prompt=ChatPrompt(
-            template_messages(body.messages), variables=body.chat_template_kwargs or {}
-        ),
-        sampling=body.sampling(limit, _num_logprobs(body)),
+        prompts=[prompt],
+        sampling=body.sampling(generated_tokens(body.model, _limit(body), compat), _top(body)),
         num_choices=body.num_choices,
+        grammar=body.chosen_grammar(),
     )
 
 
-def finish_reason(ended: Ended, *, called_tools: bool) -> str:
-    """OpenAI's word for why a choice ended."""
-    if ended.reason in (FinishReason.LENGTH, FinishReason.CONTEXT):
-        return "length"
-    return "tool_calls" if called_tools else "stop"
+def _limit(body: ChatRequest) -> int | None:
+    """The tokens asked for, by whichever name."""
+    names = (body.max_completion_tokens, body.max_tokens, body.n_predict)
+    return next((limit for limit in names if limit is not None), None)
 
 
-def _refuse_unsupported(body: ChatRequest) -> None:
-    for name in ("audio", "functions", "function_call", "web_search_options"):
-        value = getattr(body, name)
-        if value is not None and bytes(value) != b"null":
-            advice = "; use `tools`" if name.startswith("function") else ""
-            raise invalid(f"{name} is not supported by this server{advice}", name)
-    if body.modalities not in (None, ["text"]):
-        raise invalid("modalities: this server answers in text only", "modalities")
-
-
-def _num_logprobs(body: ChatRequest) -> int | None:
-    if body.top_logprobs is not None and not body.logprobs:
+def _top(body: ChatRequest) -> int | None:
+    """How many alternatives to report; None: no log-probabilities. Raises ApiError."""
+    top = body.top_logprobs
+    if top is not None and not body.logprobs:
         raise invalid("top_logprobs needs logprobs to be true", "top_logprobs")
-    if body.top_logprobs is not None and not 0 <= body.top_logprobs <= MAX_TOP_LOGPROBS:
+    if top is not None and not 0 <= top <= MAX_TOP_LOGPROBS:
         raise invalid(f"top_logprobs must be between 0 and {MAX_TOP_LOGPROBS}", "top_logprobs")
-    return (body.top_logprobs or 0) if body.logprobs else None
+    return (top or 0) if body.logprobs else None
 
 
-def _completion(body: ChatRequest, answer: Answer, choices: list[Choice]) -> dict[str, Any]:
-    usage = total_usage(choice.ended for choice in choices)
+def _completion(
+    body: ChatRequest, answer: Answer, choices: list[Choice], compat: bool
+) -> dict[str, Any]:
+    total = total_usage([choice.ended for choice in choices], body.num_choices)
+    usage = reported_usage(total, compat)
     return {
         "id": new_id("powerserve-chat"),
         "object": "chat.completion",
@@ -98,7 +96,7 @@ def _completion(body: ChatRequest, answer: Answer, choices: list[Choice]) -> dic
         "model": body.model or answer.runner.name,
         "choices": [_choice(index, choice) for index, choice in enumerate(choices)],
         "usage": usage_body(usage),
-        "timings": timings_body(usage),
+        "timings": timings_body(total),
     }
 
 
@@ -109,121 +107,15 @@ def _choice(index: int, choice: Choice) -> dict[str, Any]:
     if choice.tool_calls:
         message["content"] = choice.text or None
         message["tool_calls"] = [_tool_call(call) for call in choice.tool_calls]
+    reason = finish_reason(choice.ended)
     return {
         "index": index,
         "message": message,
-        "logprobs": _logprobs(choice.logprobs),
-        "finish_reason": finish_reason(choice.ended, called_tools=bool(choice.tool_calls)),
+        "logprobs": chat_logprobs(choice.logprobs),
+        "finish_reason": "tool_calls" if choice.tool_calls and reason == "stop" else reason,
     }
 
 
 def _tool_call(call: ToolCallDelta) -> dict[str, Any]:
     function = {"name": call.name, "arguments": call.arguments}
     return {"id": call.call_id, "type": "function", "function": function}
-
-
-def _logprobs(logprobs: list[TokenLogprob]) -> dict[str, Any] | None:
-    return (
-        {"content": [chance_body(each) for each in logprobs], "refusal": None} if logprobs else None
-    )
-
-
-async def _stream(
-    serving: Serving, body: ChatRequest, request: GenerationRequest
-) -> AsyncIterator[bytes]:
-    async with serving.answer(request) as answer:
-        stream = _ChatStream(body, body.model or answer.runner.name)
-        for frame in stream.beginning(request.num_choices):
-            yield frame
-        async for delta in answer.deltas():
-            for frame in stream.frames(delta):
-                yield frame
-        for frame in stream.ending():
-            yield frame
-
-
-@dataclass(slots=True)
-class _ChatStream:
-    """Writes the chunks of one answer."""
-
-    body: ChatRequest
-    model: str
-    chunk_id: str = field(default_factory=lambda: new_id("powerserve-chat"))
-    created: int = field(default_factory=lambda: int(time.time()))
-    ended: list[Ended] = field(default_factory=list)
-    callers: set[int] = field(default_factory=set)  # choices that called tools
-
-    def beginning(self, num_choices: int) -> list[bytes]:
-        """The role comes first, once for each choice."""
-        delta = {"role": "assistant", "content": ""}
-        return [self._chunk(index, delta) for index in range(num_choices)]
-
-    def frames(self, delta: Delta) -> list[bytes]:
-        """The chunks of one step: content, then why it ended, which has a chunk of its own."""
-        frames = []
-        content = _delta_body(delta)
-        if delta.content.tool_calls:
-            self.callers.add(delta.choice)
-        if content or delta.logprobs:
-            frames.append(self._chunk(delta.choice, content, delta.logprobs))
-        if delta.ended is not None:
-            self.ended.append(delta.ended)
-            reason = finish_reason(delta.ended, called_tools=delta.choice in self.callers)
-            frames.append(self._chunk(delta.choice, {}, reason=reason))
-        return frames
-
-    def ending(self) -> list[bytes]:
-        """Usage and timings if asked for, and the mark of the end."""
-        if not self.body.wants_usage:
-            return [DONE]
-        usage = total_usage(self.ended)
-        last = self._base() | {
-            "choices": [],
-            "usage": usage_body(usage),
-            "timings": timings_body(usage),
-        }
-        return [sse_frame(last), DONE]
-
-    def _chunk(
-        self,
-        index: int,
-        delta: dict[str, Any],
-        logprobs: tuple[TokenLogprob, ...] = (),
-        reason: str | None = None,
-    ) -> bytes:
-        choice = {
-            "index": index,
-            "delta": delta,
-            "logprobs": _logprobs(list(logprobs)),
-            "finish_reason": reason,
-        }
-        usage = {"usage": None} if self.body.wants_usage else {}
-        return sse_frame(self._base() | {"choices": [choice]} | usage)
-
-    def _base(self) -> dict[str, Any]:
-        return {
-            "id": self.chunk_id,
-            "object": "chat.completion.chunk",
-            "created": self.created,
-            "model": self.model,
-        }
-
-
-def _delta_body(delta: Delta) -> dict[str, Any]:
-    content = delta.content
-    body: dict[str, Any] = {}
-    if content.text:
-        body["content"] = content.text
-    if content.reasoning:
-        body["reasoning_content"] = content.reasoning
-    if content.tool_calls:
-        body["tool_calls"] = [_call_delta(call) for call in content.tool_calls]
-    return body
-
-
-def _call_delta(call: ToolCallDelta) -> dict[str, Any]:
-    function = {"name": call.name} if call.name else {}
-    body: dict[str, Any] = {"index": call.index}
-    if call.call_id:
-        body |= {"id": call.call_id, "type": "function"}
-    return body | {"function": function | {"arguments": call.arguments}}

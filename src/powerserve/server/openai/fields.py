@@ -8,32 +8,36 @@ from typing import Any
 
 import msgspec
 
+from powerserve.engine.sequence import FinishReason
 from powerserve.server.errors import invalid
+from powerserve.server.events import Ended
+from powerserve.server.openai.formats import GrammarFields
 
-# Our name for a field of SamplingParams, where it differs from the API's.
+# Fields that have our names, and those that have other servers'.
+_OURS = (
+    *("temperature", "top_p", "min_p", "typical_p", "xtc_probability", "xtc_threshold"),
+    *("min_keep", "repeat_penalty", "frequency_penalty", "presence_penalty", "penalty_last_n"),
+    *("penalize_nl", "ignore_eos"),
+)
 _RENAMED = {
     "typical": "typical_p",
     "repetition_penalty": "repeat_penalty",
     "repeat_last_n": "penalty_last_n",
 }
-_DIRECT = (
-    *("temperature", "top_p", "top_k", "min_p", "typical_p", "xtc_probability", "xtc_threshold"),
-    *("min_keep", "repeat_penalty", "frequency_penalty", "presence_penalty", "penalty_last_n"),
-    *("penalize_nl", "ignore_eos"),
-)
 _MAX_STOPS = 16
 _RANDOM_SEED = -1  # llama.cpp's
+_NO_LIMIT = -1  # llama.cpp's
+DONE = b"data: [DONE]\n\n"
 
 
 class StreamOptions(msgspec.Struct):
     """`stream_options`."""
 
     include_usage: bool = False
-    include_obfuscation: bool = False
 
 
-class GenerationFields(msgspec.Struct, kw_only=True):
-    """Fields that both have: OpenAI's, then llama.cpp's."""
+class GenerationFields(GrammarFields, kw_only=True):
+    """Fields that both have: OpenAI's, then those that other servers added."""
 
     model: str = ""
     stream: bool | None = None
@@ -47,8 +51,8 @@ class GenerationFields(msgspec.Struct, kw_only=True):
     frequency_penalty: float | None = None
     presence_penalty: float | None = None
     logit_bias: dict[str, float | bool] | None = None
-    user: str | None = None
 
+    n_predict: int | None = None
     top_k: int | None = None
     min_p: float | None = None
     typical_p: float | None = None
@@ -57,13 +61,11 @@ class GenerationFields(msgspec.Struct, kw_only=True):
     xtc_threshold: float | None = None
     min_keep: int | None = None
     repeat_penalty: float | None = None
-    repetition_penalty: float | None = None  # vLLM's name
+    repetition_penalty: float | None = None
     penalty_last_n: int | None = None
     repeat_last_n: int | None = None
     penalize_nl: bool | None = None
     ignore_eos: bool | None = None
-    n_predict: int | None = None
-    timings_per_token: bool | None = None
 
     @property
     def wants_usage(self) -> bool:
@@ -79,22 +81,16 @@ class GenerationFields(msgspec.Struct, kw_only=True):
 
     def sampling(self, max_tokens: int | None, logprobs: int | None) -> dict[str, Any]:
         """The fields of SamplingParams that the request sets. Raises ApiError."""
-        given = {name: getattr(self, name) for name in _DIRECT}
-        given |= {
-            ours: getattr(self, name)
-            for name, ours in _RENAMED.items()
-            if getattr(self, name) is not None
-        }
-        given["max_tokens"] = _max_tokens(max_tokens, self.n_predict)
+        given = {name: getattr(self, name) for name in _OURS}
+        for theirs, ours in _RENAMED.items():
+            if (value := getattr(self, theirs)) is not None:
+                given[ours] = value
+        given["max_tokens"] = None if max_tokens == _NO_LIMIT else max_tokens
         given["logprobs"] = logprobs
-        given["seed"] = None if self.seed == _RANDOM_SEED else self.seed
+        given["top_k"] = None if self.top_k is None else max(0, self.top_k)  # -1: off, as elsewhere
         changes = {name: value for name, value in given.items() if value is not None}
-        if self.seed == _RANDOM_SEED:
-            changes["seed"] = None
-        elif self.seed is not None:
-            changes["seed"] = self.seed % 2**64  # OpenAI's are signed
-        if self.top_k is not None and self.top_k < 0:
-            changes["top_k"] = 0  # off, as other servers take it
+        if self.seed is not None:  # OpenAI's are signed
+            changes["seed"] = None if self.seed == _RANDOM_SEED else self.seed % 2**64
         if self.stop:
             changes["stop"] = self._stops()
         if self.logit_bias:
@@ -113,9 +109,19 @@ def new_id(prefix: str) -> str:
     return f"{prefix}-{secrets.token_hex(12)}"
 
 
-def _max_tokens(max_tokens: int | None, n_predict: int | None) -> int | None:
-    limit = n_predict if max_tokens is None else max_tokens
-    return None if limit == -1 else limit  # llama.cpp's “until the context is full”
+def finish_reason(ended: Ended) -> str:
+    """OpenAI's word for why a text ended."""
+    return "stop" if ended.reason is FinishReason.STOP else "length"
+
+
+def refuse_given(body: msgspec.Struct, advice: Mapping[str, str]) -> None:
+    """Raise ApiError if one of these fields has a value that means something.
+
+    `advice` says, for each, what to do instead.
+    """
+    for name, what in advice.items():
+        if getattr(body, name):
+            raise invalid(f"this server does not support `{name}`{what and '; '}{what}", name)
 
 
 def _biases(given: Mapping[str, float | bool]) -> dict[int, float]:

@@ -1,10 +1,11 @@
-"""Counts and timings, in OpenAI's form and in that of llama.cpp's server."""
+"""Counts, timings and log-probabilities, in OpenAI's form and in that of llama.cpp's server."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-from powerserve.server.events import TokenLogprob, Usage
+from powerserve.server.events import TokenChance, TokenLogprob, Usage
 
 
 def usage_body(usage: Usage) -> dict[str, Any]:
@@ -27,17 +28,44 @@ def timings_body(usage: Usage) -> dict[str, Any]:
     }
 
 
-def chance_body(logprob: TokenLogprob) -> dict[str, Any]:
-    """One token in `logprobs.content` of a chat."""
-    entries = [
-        {
-            "token": chance.text.decode("utf-8", "replace"),
-            "logprob": chance.logprob,
-            "bytes": list(chance.text),
-        }
-        for chance in (logprob.chosen, *logprob.top)
+def chat_logprobs(logprobs: Sequence[TokenLogprob]) -> dict[str, Any] | None:
+    """`logprobs` of a choice in a chat."""
+    if not logprobs:
+        return None
+    content = [
+        _chance(each.chosen) | {"top_logprobs": [_chance(other) for other in each.top]}
+        for each in logprobs
     ]
-    return entries[0] | {"top_logprobs": entries[1:]}
+    return {"content": content, "refusal": None}
+
+
+def completion_logprobs(logprobs: Sequence[TokenLogprob], offset: int) -> dict[str, Any] | None:
+    """`logprobs` of a choice in a completion; `offset` is that of its first character."""
+    if not logprobs:
+        return None
+    offsets = []
+    for each in logprobs:
+        offsets.append(offset)
+        offset += len(_text(each.chosen))
+    return {
+        "tokens": [_text(each.chosen) for each in logprobs],
+        "token_logprobs": [each.chosen.logprob for each in logprobs],
+        "top_logprobs": [_alternatives(each) for each in logprobs],
+        "text_offset": offsets,
+    }
+
+
+def _alternatives(logprob: TokenLogprob) -> dict[str, float]:
+    """The likeliest tokens by text, and the chosen one, which may not be among them."""
+    return {_text(each): each.logprob for each in (*logprob.top, logprob.chosen)}
+
+
+def _chance(chance: TokenChance) -> dict[str, Any]:
+    return {"token": _text(chance), "logprob": chance.logprob, "bytes": list(chance.text)}
+
+
+def _text(chance: TokenChance) -> str:
+    return chance.text.decode("utf-8", "replace")
 
 
 def _timing(name: str, count: int, seconds: float) -> dict[str, Any]:

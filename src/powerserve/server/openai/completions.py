@@ -1,0 +1,192 @@
+"""/v1/completions: text to continue, without a chat template."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+from powerserve.sampler.params import MAX_TOP_LOGPROBS
+from powerserve.server.answer import Answer, Choice, Delta, total_usage
+from powerserve.server.errors import invalid
+from powerserve.server.events import Ended
+from powerserve.server.openai.fields import (
+    DONE,
+    GenerationFields,
+    finish_reason,
+    new_id,
+    refuse_given,
+)
+from powerserve.server.openai.usage import completion_logprobs, timings_body, usage_body
+from powerserve.server.original import generated_tokens, reported_usage
+from powerserve.server.request import GenerationRequest, Prompt, TextPrompt, TokenPrompt
+from powerserve.server.serving import Serving
+from powerserve.server.surface import Call, Events, Reply, sse_frame
+
+DEFAULT_MAX_TOKENS = 16  # OpenAI's
+
+
+class CompletionRequest(GenerationFields, kw_only=True):
+    """The body."""
+
+    prompt: str | list[str | int | list[int]] = ""
+    logprobs: int | None = None
+    echo: bool | None = None
+    best_of: int | None = None
+    suffix: Any = None
+
+
+async def completions(serving: Serving, call: Call) -> Reply | Events:
+    """Continue one text or several."""
+    body = call.decode(CompletionRequest)
+    compat = serving.settings.compat
+    request = _neutral(body, compat)
+    if body.stream:
+        return Events(_CompletionStream(body, request, compat).frames(serving))
+    async with serving.answer(request) as answer:
+        return Reply(_completion(body, answer, await answer.choices(), compat))
+
+
+def _neutral(body: CompletionRequest, compat: bool) -> GenerationRequest:
+    """The request in neutral form. Raises ApiError or UsageError for what cannot be done."""
+    refuse_given(body, {"suffix": "put the text around the gap into `prompt`"})
+    if body.best_of not in (None, 1, body.num_choices):
+        raise invalid("best_of is not supported by this server beyond n", "best_of")
+    asked_for = body.n_predict if body.max_tokens is None else body.max_tokens
+    if asked_for is None and not compat:
+        asked_for = DEFAULT_MAX_TOKENS
+    return GenerationRequest(
+        model=body.model,
+        prompts=_prompts(body.prompt),
+        sampling=body.sampling(generated_tokens(body.model, asked_for, compat), _top(body)),
+        num_choices=body.num_choices,
+        grammar=body.chosen_grammar(),
+    )
+
+
+def _prompts(given: str | list[str | int | list[int]]) -> list[Prompt]:
+    """A text, token ids, or a list of either. Raises ApiError."""
+    if isinstance(given, str):
+        return [TextPrompt(given)]
+    if not given:
+        raise invalid("prompt must not be an empty list", "prompt")
+    ids = [each for each in given if isinstance(each, int)]
+    if ids:
+        if len(ids) < len(given):
+            raise invalid("prompt must not mix token ids with texts or lists", "prompt")
+        return [TokenPrompt(ids)]
+    return [TextPrompt(each) if isinstance(each, str) else _tokens(each) for each in given]
+
+
+def _tokens(given: int | list[int]) -> TokenPrompt:
+    assert isinstance(given, list)  # numbers were sorted out before
+    return TokenPrompt(given)
+
+
+def _top(body: CompletionRequest) -> int | None:
+    if body.logprobs is not None and not 0 <= body.logprobs <= MAX_TOP_LOGPROBS:
+        raise invalid(f"logprobs must be between 0 and {MAX_TOP_LOGPROBS}", "logprobs")
+    if body.logprobs is not None and body.echo:
+        raise invalid("echo cannot be combined with logprobs: those of a prompt are not computed")
+    return body.logprobs
+
+
+def _completion(
+    body: CompletionRequest, answer: Answer, choices: list[Choice], compat: bool
+) -> dict[str, Any]:
+    total = total_usage([choice.ended for choice in choices], body.num_choices)
+    echoes = _echoes(body, answer)
+    return {
+        "id": new_id("powerserve-completion"),
+        "object": "text_completion",
+        "created": int(time.time()),
+        "model": body.model or answer.runner.name,
+        "choices": [
+            {
+                "text": echoes[index // body.num_choices] + choice.text,
+                "index": index,
+                "logprobs": completion_logprobs(choice.logprobs, 0),
+                "finish_reason": finish_reason(choice.ended),
+            }
+            for index, choice in enumerate(choices)
+        ],
+        "usage": usage_body(reported_usage(total, compat)),
+        "timings": timings_body(total),
+    }
+
+
+def _echoes(body: CompletionRequest, answer: Answer) -> list[str]:
+    """What comes before the answers to each prompt: the prompt itself with `echo`."""
+    decode = answer.runner.loaded.tokenizer.decode
+    return [
+        (prompt.text if isinstance(prompt, TextPrompt) else decode(prompt.token_ids))
+        if body.echo and isinstance(prompt, TextPrompt | TokenPrompt)
+        else ""
+        for prompt in _prompts(body.prompt)
+    ]
+
+
+class _CompletionStream:
+    """Writes the chunks of one answer."""
+
+    def __init__(self, body: CompletionRequest, request: GenerationRequest, compat: bool) -> None:
+        self._body = body
+        self._request = request
+        self._compat = compat
+        self._endings: dict[int, Ended] = {}
+        self._offsets: dict[int, int] = {}  # characters sent of each choice
+        self._base = {
+            "id": new_id("powerserve-completion"),
+            "object": "text_completion",
+            "created": int(time.time()),
+            "model": body.model,
+        }
+
+    async def frames(self, serving: Serving) -> AsyncIterator[bytes]:
+        """The whole stream."""
+        async with serving.answer(self._request) as answer:
+            self._base["model"] = self._base["model"] or answer.runner.name
+            for frame in self._echo_frames(_echoes(self._body, answer)):
+                yield frame
+            async for delta in answer.deltas():
+                yield self._delta_frame(delta)
+        if self._body.wants_usage:
+            yield self._usage_frame()
+        yield DONE
+
+    def _echo_frames(self, echoes: list[str]) -> list[bytes]:
+        return [
+            self._chunk(index, echo)
+            for index in range(self._request.num_generations)
+            if (echo := echoes[index // self._request.num_choices])
+        ]
+
+    def _delta_frame(self, delta: Delta) -> bytes:
+        offset = self._offsets.get(delta.choice, 0)
+        self._offsets[delta.choice] = offset + len(delta.content.text)
+        logprobs = completion_logprobs(delta.logprobs, offset)
+        reason = None
+        if delta.ended is not None:
+            self._endings[delta.choice] = delta.ended
+            reason = finish_reason(delta.ended)
+        return self._chunk(delta.choice, delta.content.text, logprobs, reason)
+
+    def _usage_frame(self) -> bytes:
+        endings = [self._endings[index] for index in range(self._request.num_generations)]
+        total = total_usage(endings, self._request.num_choices)
+        usage = {
+            "usage": usage_body(reported_usage(total, self._compat)),
+            "timings": timings_body(total),
+        }
+        return sse_frame(self._base | {"choices": []} | usage)
+
+    def _chunk(
+        self,
+        index: int,
+        text: str,
+        logprobs: dict[str, Any] | None = None,
+        reason: str | None = None,
+    ) -> bytes:
+        choice = {"text": text, "index": index, "logprobs": logprobs, "finish_reason": reason}
+        usage = {"usage": None} if self._body.wants_usage else {}
+        return sse_frame(self._base | {"choices": [choice]} | usage)

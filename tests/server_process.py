@@ -1,0 +1,62 @@
+"""`powerserve serve` as a process of its own, on a port that is free."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+
+READY = "powerserve is listening on "
+
+
+class ServerProcess:
+    """A running server. Stop it with `stop`, or use `serving`."""
+
+    def __init__(self, *flags: str | Path, environment: Mapping[str, str] | None = None) -> None:
+        """Start `powerserve serve FLAGS` and wait until it is ready."""
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "powerserve", "serve", "--port", "0", *map(str, flags)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=os.environ | dict(environment or {}),
+        )
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        assert line.startswith(READY), self.stop()[1]
+        self.url = line.removeprefix(READY).strip()
+
+    def client(self, **options: object) -> httpx.Client:
+        """An HTTP client for it."""
+        return httpx.Client(base_url=self.url, timeout=60, **options)  # type: ignore[arg-type]
+
+    def send(self, number: signal.Signals) -> None:
+        """Send it a signal."""
+        self.process.send_signal(number)
+
+    def stop(self) -> tuple[int, str]:
+        """End it; its exit status and what it wrote to standard error."""
+        if self.process.poll() is None:
+            self.process.terminate()
+        errors = self.process.communicate(timeout=60)[1]
+        return self.process.returncode, errors
+
+
+@contextmanager
+def serving(
+    *flags: str | Path, environment: Mapping[str, str] | None = None
+) -> Iterator[ServerProcess]:
+    """A server for the time of a block, whose end must be a clean one."""
+    server = ServerProcess(*flags, environment=environment)
+    try:
+        yield server
+    finally:
+        status, errors = server.stop()
+    assert status == 0, errors
+    assert "Traceback" not in errors, errors

@@ -90,10 +90,12 @@ def write_sentence_piece(
 
 
 def vocab_size(folder: Path) -> int:
-    """Tokens of the tokenizer in a folder."""
+    """Tokens of the tokenizer in a folder, added ones included."""
     path = folder / "tokenizer.json"
     if path.is_file():
-        return int(tokenizers.Tokenizer.from_file(str(path)).get_vocab_size())
+        data = json.loads(path.read_text(encoding="utf-8"))
+        added = (token["id"] for token in data["added_tokens"])
+        return 1 + max(*data["model"]["vocab"].values(), *added)
     pieces = sentencepiece.SentencePieceProcessor(model_file=str(folder / "tokenizer.model"))
     return int(pieces.get_piece_size())
 

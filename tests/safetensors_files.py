@@ -22,8 +22,11 @@ def write_safetensors(path: Path, tensors: Mapping[str, npt.NDArray[Any]]) -> Pa
         end = position + array.nbytes
         header[name] = entry(NAMES[array.dtype.name], list(array.shape), position, end)
         position = end
-    data = b"".join(np.ascontiguousarray(array).tobytes() for array in tensors.values())
-    return write_raw(path, header, data)
+    write_raw(path, header)
+    with path.open("ab") as file:
+        for array in tensors.values():
+            np.ascontiguousarray(array).tofile(file)
+    return path
 
 
 def write_raw(

@@ -48,11 +48,11 @@ class TreeDecoding:
             self._speculator.settle(chunk.sequence.speculation, chunk.tree, rows, tokens)
 
     def observe_step(self, chunks: list[Chunk], seconds: float) -> None:
-        """Report how long a step took."""
-        if all(chunk.sequence.speculation is not None for chunk in chunks):
+        """Report how long a step took, if it had no part of a prompt."""
+        if all(chunk.tree is not None or len(chunk.cells) == 1 for chunk in chunks):
             num_tokens = sum(len(chunk.cells) for chunk in chunks)
             num_cells = sum(chunk.sequence.cells.length for chunk in chunks) // len(chunks)
-            self._speculator.observe_step(len(chunks), num_tokens, num_cells, seconds)
+            self._speculator.observe_step(num_tokens, num_cells, seconds)
 
     def release(self, sequence: Sequence) -> None:
         """Forget a sequence that ended."""

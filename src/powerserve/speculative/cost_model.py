@@ -14,8 +14,9 @@ SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 32)
 """Tokens of the steps that are measured. Trees have these sizes too, so few graphs are compiled."""
 
 SHORT_CONTEXT, LONG_CONTEXT = 256, 2048  # cells; the difference shows what attention adds
-_NUM_REPEATS = 3
-_SLACK_WEIGHT = 0.1  # of a new step's time in the running average
+_MEASURING_ORDER = (1, 2, 4, 8, 16, 32, 3, 6, 12)  # what matters most first: time may be short
+_NUM_REPEATS = 4
+_OWN_WEIGHT, _COMMON_WEIGHT = 0.1, 0.02  # of a step's time in the running averages
 
 StepTimer = Callable[[int, int], float]
 """(tokens, cells of context) -> seconds of one step."""
@@ -46,44 +47,53 @@ class CostCurve:
 
 
 def measure_curve(time_step: StepTimer, budget_s: float, max_tokens: int = SIZES[-1]) -> CostCurve:
-    """Measure steps of each size, small ones first, for about `budget_s` seconds.
+    """Measure steps of each size, again and again, for about `budget_s` seconds.
 
-    Each size counts with its fastest run. Sizes that the budget does not reach are left out: the
-    curve goes on straight there. Two sizes are measured in any case.
+    A size counts with its fastest run, and never more than a larger one: fewer tokens could be
+    padded. Sizes that the budget does not reach are left out, and lie on the line between their
+    neighbours; 1 and 2 are measured in any case.
     """
-    sizes: list[int] = []
-    seconds: list[float] = []
+    fastest_s: dict[int, float] = {}
     spent_s = 0.0
-    for size in SIZES:
-        expected_s = size / sizes[-1] * seconds[-1] if sizes else 0.0
-        if size > max_tokens or (len(sizes) >= 2 and spent_s + 2 * expected_s > budget_s):
-            break
-        time_step(size, SHORT_CONTEXT)  # compiles the graph and warms the caches
-        runs = [time_step(size, SHORT_CONTEXT) for _ in range(_NUM_REPEATS)]
-        spent_s += sum(runs) * (1 + 1 / _NUM_REPEATS)
-        sizes.append(size)
-        seconds.append(min(runs))
-    time_step(1, LONG_CONTEXT)
-    long_s = min(time_step(1, LONG_CONTEXT) for _ in range(_NUM_REPEATS))
-    per_cell = max(0.0, long_s - seconds[0]) / (LONG_CONTEXT - SHORT_CONTEXT)
-    return CostCurve(tuple(sizes), tuple(seconds), per_cell)
+    sizes = [size for size in _MEASURING_ORDER if size <= max_tokens]
+    for _ in range(_NUM_REPEATS):
+        for size in sizes:
+            expected_s = fastest_s.get(size, size * fastest_s.get(1, 0.0) / 2)
+            if len(fastest_s) >= 2 and spent_s + expected_s > budget_s:
+                break
+            seconds = time_step(size, SHORT_CONTEXT)
+            spent_s += seconds
+            fastest_s[size] = min(seconds, fastest_s.get(size, seconds))
+    measured = sorted(fastest_s)
+    times = [min(fastest_s[other] for other in measured if other >= size) for size in measured]
+    long_s = min(time_step(1, LONG_CONTEXT) for _ in range(2))
+    per_cell = max(0.0, long_s - times[0]) / (LONG_CONTEXT - SHORT_CONTEXT)
+    return CostCurve(tuple(measured), tuple(times), per_cell)
 
 
-class Slack:
-    """How much longer steps take than their curve says: averaged, so that the curve need not be
-    exact, and fading, so that one bad moment is forgotten."""
+class LiveCosts:
+    """A cost curve that follows the machine: each size's factor is the running average of what
+    steps took by what the curve says. Sizes that do not occur follow the others slowly."""
 
-    def __init__(self) -> None:
-        self.factor = 1.0
+    def __init__(self, curve: CostCurve) -> None:
+        self.curve = curve
+        self._factors = [1.0] * len(SIZES)
 
-    def observe(self, predicted_s: float, actual_s: float) -> None:
+    def __call__(self, num_tokens: int, num_cells: int = 0) -> float:
+        """Seconds to expect of a step; see CostCurve."""
+        return self.curve(num_tokens, num_cells) * self._factors[_size_index(num_tokens)]
+
+    def observe(self, num_tokens: int, num_cells: int, seconds: float) -> None:
         """Note how long a step took; a single outlier counts at most fourfold."""
-        ratio = min(max(actual_s / predicted_s, 0.25), 4.0)
-        self.factor += _SLACK_WEIGHT * (ratio - self.factor)
+        ratio = min(max(seconds / self.curve(num_tokens, num_cells), 0.25), 4.0)
+        observed = _size_index(num_tokens)
+        self._factors[observed] += _OWN_WEIGHT * (ratio - self._factors[observed])
+        common = self._factors[observed]
+        self._factors = [factor + _COMMON_WEIGHT * (common - factor) for factor in self._factors]
 
-    def relax(self, other: Slack) -> None:
-        """Move a little towards what another kind of step shows, for want of own observations."""
-        self.factor += 0.01 * (other.factor - self.factor)
+
+def _size_index(num_tokens: int) -> int:
+    return min(bisect_left(SIZES, num_tokens), len(SIZES) - 1)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from powerserve.core.errors import ConfigError
 from powerserve.speculative.cost_model import CostCurve, StepTimer, measure_curve
 from powerserve.storage.json_file import read_json, write_json
 
-MEASURING_BUDGET_S = 1.5
+MEASURING_BUDGET_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Sequence
 
 from powerserve.core.errors import MemoryLimitError
 from powerserve.speculative.best_first import BestFirstGrowth
-from powerserve.speculative.cost_model import SIZES, CostCurve, Slack, StepTimer, best_plan
+from powerserve.speculative.cost_model import SIZES, CostCurve, LiveCosts, StepTimer, best_plan
 from powerserve.speculative.curve_store import CurveSource
 from powerserve.speculative.draft import DraftModel
 from powerserve.speculative.level_growth import (
@@ -60,7 +60,7 @@ class Speculator:
         self._suffixes = suffix_calibration()
         self._guesses = draft_calibration()
         self._shared = SharedOutputs() if options.share_outputs else None
-        self._plain, self._speculative = Slack(), Slack()
+        self._costs: LiveCosts | None = None
         self._time_step: StepTimer | None = None
 
     def attach(self, time_step: StepTimer) -> None:
@@ -82,10 +82,10 @@ class Speculator:
             return [self._original_tree(request) for request in requests]
         trees = [_root(request) for request in requests]
         self._add_repetitions(requests, trees)
-        curve = self._known_curve(trees)
-        if curve is None:
+        costs = self._known_costs(trees)
+        if costs is None:
             return [None] * len(requests)
-        step_seconds = self._step_seconds(curve, requests)
+        step_seconds = self._step_seconds(costs, requests)
         spent_s = self._add_guesses(requests, trees, step_seconds)
         return self._select(requests, trees, step_seconds, spent_s)
 
@@ -126,18 +126,10 @@ class Speculator:
         if self._draft is not None and state.draft is not None:
             self._draft.discard(state.draft)
 
-    def observe_step(
-        self, num_sequences: int, num_tokens: int, num_cells: int, seconds: float
-    ) -> None:
+    def observe_step(self, num_tokens: int, num_cells: int, seconds: float) -> None:
         """Note how long a step of decoding sequences took; `num_cells`: of their mean context."""
-        if self._curve.curve is None:
-            return
-        predicted_s = self._curve.curve(num_tokens, num_cells)
-        if num_tokens > num_sequences:
-            self._speculative.observe(predicted_s, seconds)
-        else:
-            self._plain.observe(predicted_s, seconds)
-            self._speculative.relax(self._plain)
+        if self._costs is not None:
+            self._costs.observe(num_tokens, num_cells, seconds)
 
     def release(self, state: SequenceSpeculation, answer: Sequence[int] = ()) -> None:
         """Forget a sequence that ended with this answer."""
@@ -160,13 +152,16 @@ class Speculator:
             room = min(self.options.max_tokens, SIZES[-1] - 1)
             request.state.propose_repetitions(tree, room, LEAST_PROBABILITY)
 
-    def _known_curve(self, trees: Sequence[TokenTree]) -> CostCurve | None:
-        """The target's cost curve; measured now if there is something to hope for."""
-        if self._curve.curve is not None or self._time_step is None:
-            return self._curve.curve
+    def _known_costs(self, trees: Sequence[TokenTree]) -> LiveCosts | None:
+        """What the target's steps cost; measured now if there is something to hope for."""
+        if self._costs is None and (curve := self._curve.curve or self._measured(trees)):
+            self._costs = LiveCosts(curve)
+        return self._costs
+
+    def _measured(self, trees: Sequence[TokenTree]) -> CostCurve | None:
         hope = max(sum(tree.probabilities[1:]) for tree in trees)
-        is_forced = self.options.mode is not SpeculationMode.AUTO
-        if self._draft is None and hope < (LEAST_PROBABILITY if is_forced else MEASURING_HOPE):
+        least = MEASURING_HOPE if self.options.mode is SpeculationMode.AUTO else LEAST_PROBABILITY
+        if self._time_step is None or (self._draft is None and hope < least):
             return None
         try:
             return self._curve.measure(self._time_step, SIZES[-1])
@@ -174,18 +169,16 @@ class Speculator:
             return None  # no cell is free to measure with: later
 
     def _step_seconds(
-        self, curve: CostCurve, requests: Sequence[ProposalRequest]
+        self, costs: LiveCosts, requests: Sequence[ProposalRequest]
     ) -> Callable[[int], float]:
         """Seconds of the target's next step by its tokens."""
         num_sequences = len(requests)
         num_cells = sum(len(request.token_ids) for request in requests) // num_sequences
-        plain, speculative = self._plain.factor, self._speculative.factor
-        if self.options.mode is SpeculationMode.AUTO:
-            speculative *= MARGIN
+        margin = MARGIN if self.options.mode is SpeculationMode.AUTO else 1.0
 
         def seconds(num_tokens: int) -> float:
-            slack = speculative if num_tokens > num_sequences else plain
-            return curve(num_tokens, num_cells) * slack
+            expected_s = costs(num_tokens, num_cells)
+            return expected_s * margin if num_tokens > num_sequences else expected_s
 
         return seconds
 

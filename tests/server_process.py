@@ -6,7 +6,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -60,3 +61,11 @@ def serving(
         status, errors = server.stop()
     assert status == 0, errors
     assert "Traceback" not in errors, errors
+
+
+def wait_until(condition: Callable[[], bool], limit_s: float = 20) -> None:
+    """Wait for something that another process does."""
+    deadline = time.monotonic() + limit_s
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)

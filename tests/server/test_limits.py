@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
@@ -13,19 +12,11 @@ from typing import Any
 import httpx
 import pytest
 
-from server_process import ServerProcess, serving
+from server_process import ServerProcess, serving, wait_until
 from tiny_models import TinyModel, write_tiny_model
 
 CHAT = "/v1/chat/completions"
 LONG = {"messages": [{"role": "user", "content": "Tell me everything."}], "ignore_eos": True}
-
-
-def wait_until(condition: Callable[[], bool], limit_s: float = 20) -> None:
-    """Wait for something that another process does."""
-    deadline = time.monotonic() + limit_s
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def slots(http: httpx.Client) -> list[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from os.path import isfile  # False, unlike Path's, for names that are no names
@@ -13,8 +14,9 @@ from powerserve.storage.atomic import is_partial
 from powerserve.storage.model_folder import is_model_folder
 from powerserve.storage.resolve import ModelSource, resolve_model
 from powerserve.storage.store import ModelStore
-from powerserve.storage.workspace import RESERVED_NAMES, is_workspace
+from powerserve.storage.workspace import RESERVED_NAMES, escapes_folder, is_workspace
 
+_LATER_SHARD = re.compile(r"-(?!00001)\d{5}-of-\d{5}\.gguf$")  # of a split model
 _MAX_LISTED = 20  # names in an error
 
 
@@ -78,18 +80,10 @@ class Catalogue:
             raise _unknown(name, known) from error
 
     def _resolve(self, name: str) -> ModelSource:
-        try:
-            return self._resolve_exactly(name)
-        except ModelNotFoundError:
-            if self._work_folder is None or not isfile(self._work_folder / f"{name}.gguf"):
-                raise
-            return self._resolve_exactly(f"{name}.gguf")
-
-    def _resolve_exactly(self, name: str) -> ModelSource:
         return resolve_model(
             name,
             work_folder=self._work_folder,
-            store=self._store,
+            store=_Files(self._work_folder, self._store),
             allow_paths=self._allow_paths,
         )
 
@@ -117,6 +111,8 @@ class Catalogue:
         for path in entries:
             if path.name in RESERVED_NAMES or is_partial(path):
                 continue
+            if _LATER_SHARD.search(path.name):
+                continue
             if path.suffix == ".gguf" and path.is_file():
                 yield KnownModel(path.stem, path)
             elif is_workspace(path) or is_model_folder(path):
@@ -132,6 +128,21 @@ class Catalogue:
         for entry in entries:
             if not entry.missing_files:
                 yield KnownModel(entry.name, entry.path)
+
+
+@dataclass(frozen=True, slots=True)
+class _Files:
+    """Looks names up as GGUF files of the work folder, then in the store."""
+
+    work_folder: Path | None
+    store: ModelStore | None
+
+    def find(self, name: str) -> Path | None:
+        if self.work_folder is not None and not escapes_folder(name):
+            file = self.work_folder / f"{name}.gguf"
+            if isfile(file):
+                return file
+        return None if self.store is None else self.store.find(name)
 
 
 def _unknown(name: str, known: list[str]) -> ApiError:

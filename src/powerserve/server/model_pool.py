@@ -77,6 +77,7 @@ class ModelPool:
         source = await asyncio.to_thread(self.catalogue.find, name)
         entry = await self._entry(source)
         entry.num_users += 1
+        entry.runner.names.add(name)
         if keep_alive_s is not None:
             entry.keep_alive_s = keep_alive_s
         try:
@@ -128,8 +129,9 @@ class ModelPool:
             loaded = await self._load_with_room(source)
             runner = ModelRunner(source.name, loaded, self._metrics)
             entry = _Loaded(files, runner, self._limits.keep_alive_s)
-            self._loaded[files] = entry
             logger.info("loaded %s", source.name)
+            await self._shrink(entry.size_bytes)  # now it is known; before, only the file's size
+            self._loaded[files] = entry
             return entry
 
     async def _load_with_room(self, source: ModelSource) -> LoadedEngine:
@@ -142,18 +144,26 @@ class ModelPool:
                     raise
 
     async def _make_room(self, size_bytes: int) -> None:
+        """Unload until a model of at least this size may be loaded. Raises a PowerServeError."""
+        limit = self._limits.memory_bytes
+        if limit is not None and size_bytes > limit:
+            raise MemoryLimitError("the model is larger than the memory this server may use")
+        if not await self._shrink(size_bytes):
+            raise ApiError(
+                ErrorKind.OVERLOADED,
+                "there is no memory for another model while those that are loaded are in use",
+                retry_after_s=RETRY_AFTER_S,
+            )
+
+    async def _shrink(self, size_bytes: int) -> bool:
+        """Unload idle models until there is room for so many bytes; whether there is."""
         limit = self._limits.memory_bytes
         if limit is None:
-            return
-        if size_bytes > limit:
-            raise MemoryLimitError("the model is larger than the memory this server may use")
+            return True
         while sum(entry.size_bytes for entry in self._loaded.values()) + size_bytes > limit:
             if not await self._unload_oldest():
-                raise ApiError(
-                    ErrorKind.OVERLOADED,
-                    "there is no memory for another model while those that are loaded are in use",
-                    retry_after_s=RETRY_AFTER_S,
-                )
+                return False
+        return True
 
     async def _unload_oldest(self) -> bool:
         idle = [entry for entry in self._loaded.values() if not entry.num_users]

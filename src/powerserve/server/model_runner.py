@@ -60,6 +60,7 @@ class ModelRunner:
     def __init__(self, name: str, loaded: LoadedEngine, metrics: Metrics) -> None:
         self.name = name
         self.loaded = loaded  # for its tokenizer and sizes; the engine itself is the thread's
+        self.names = {name}  # by which clients have asked for it
         self.failure: PowerServeError | None = None
         self._metrics = metrics
         self._open: dict[int, OpenGeneration] = {}
@@ -85,6 +86,12 @@ class ModelRunner:
         finally:
             for generation in opened:
                 self._give_up(generation)
+
+    def end_all(self, reason: PowerServeError) -> None:
+        """Cancel everything, telling whoever reads it why."""
+        for generation in self.generations:
+            self._thread.send(Cancel(generation.key))
+        self._deliver([(key, Failed(reason)) for key in self._open])
 
     async def stop(self) -> None:
         """End everything and release the model."""

@@ -96,6 +96,7 @@ class _Server(uvicorn.Server):
             async with asyncio.timeout(limit_s):
                 while self._serving.num_admitted and not self.force_exit:
                     await asyncio.sleep(_POLL_S)
+        self._serving.end_all()
         self.should_exit = True
 
 

@@ -62,6 +62,11 @@ class Serving:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._prompt_workers, lambda: function(*args, **kwargs))
 
+    def end_all(self) -> None:
+        """Cancel every running answer, telling its reader why."""
+        for runner in self.pool.runners:
+            runner.end_all(_unavailable("the server is stopping"))
+
     async def close(self) -> None:
         """Unload the models and end the threads."""
         self.is_stopping = True

@@ -32,6 +32,7 @@ from powerserve.storage.gguf_writer import (
 )
 from powerserve.storage.progress import SILENT, Progress, format_bytes
 
+NO_CHOICES = TypeChoices()
 QUANTISATION_VERSION = 2  # GGML_QNT_VERSION: how blocks are laid out
 
 
@@ -60,7 +61,7 @@ class QuantizePlan:
 def plan_quantisation(
     model: GGUFFile,
     recipe: Recipe,
-    choices: TypeChoices = TypeChoices(),
+    choices: TypeChoices = NO_CHOICES,
     importance: ImportanceMatrix | None = None,
     *,
     allow_requantize: bool = False,
@@ -102,7 +103,9 @@ def write_quantised(
         progress.transfer(f"writing {target.name}", plan.file_bytes, 0) as advance,
     ):
         converter = TensorConverter(quantisers, pool, num_threads, plan.importance)
-        tensors = [(each.header, _counted(converter.pieces(each), advance)) for each in plan.tensors]
+        tensors = [
+            (each.header, _counted(converter.pieces(each), advance)) for each in plan.tensors
+        ]
         write_gguf(file, plan.metadata, tensors)
 
 

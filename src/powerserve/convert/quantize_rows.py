@@ -53,11 +53,12 @@ class TensorConverter:
         num_rows, num_columns = tensor.source.shape[-2:]
         row_bytes = tensor.source.dtype.size_bytes(num_columns)
         matrices = tensor.source.data.reshape(-1, num_rows, row_bytes)
-        weights: Iterable[FloatArray | None] | None = None
+        weights = None
         if self._importance is not None:
             weights = self._importance.weights(tensor.source.name, len(matrices), num_columns)
         step = max(1, PIECE_ELEMENTS // num_columns)
-        for rows, importance in zip(matrices, weights or [None] * len(matrices), strict=True):
+        for index, rows in enumerate(matrices):
+            importance = None if weights is None else weights[index]
             for first in range(0, num_rows, step):
                 yield partial(self._convert, tensor, rows[first : first + step], importance)
 

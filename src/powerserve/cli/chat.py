@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from powerserve.cli import options
 from powerserve.cli.prompt import add_prompt_flags, prompt_from_flags
+from powerserve.cli.speculation_flags import add_speculation_flags, show_trees, with_draft
 from powerserve.core.errors import PowerServeError
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ def configure(parser: ArgumentParser) -> None:
     options.add_model_flags(parser)
     options.add_engine_flags(parser)
     options.add_sampling_flags(parser)
-    options.add_speculation_flags(parser)
+    add_speculation_flags(parser)
 
 
 def execute(arguments: Namespace) -> int:
@@ -42,15 +43,14 @@ def execute(arguments: Namespace) -> int:
     first = prompt_from_flags(arguments)
     from powerserve.cli.chat_session import ChatSession
     from powerserve.cli.conversation import Conversation
-    from powerserve.cli.statistics import no_speculation, warn
     from powerserve.cli.turns import line_history, line_reader
     from powerserve.llm import DEFAULT_MODEL, LLM
 
     read_line = line_reader()
-    source = options.find_model(arguments, DEFAULT_MODEL)
-    draft = options.find_draft(arguments, source)
+    source = with_draft(arguments, options.find_model(arguments, DEFAULT_MODEL))
     params = options.sampling_params(arguments, source.hparams, arguments.n_predicts)
     with LLM(source, options.load_options(arguments, source.hparams)) as llm:
+        show_trees(arguments, llm)
         session = ChatSession(
             llm,
             params,
@@ -58,8 +58,6 @@ def execute(arguments: Namespace) -> int:
             sys.stdout,
             interactive=sys.stdin.isatty(),
         )
-        if draft is not None:
-            warn(no_speculation(draft.name))
         if first is not None:
             session.ask(first)
         if sys.stdin.isatty():

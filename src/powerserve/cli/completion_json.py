@@ -25,6 +25,8 @@ def as_json(llm: LLM, completion: Completion) -> dict[str, Any]:
         "prefill_s": timings.prefill_s,
         "decode_s": timings.decode_s,
     }
+    if completion.speculation is not None:
+        data["speculation"] = completion.speculation.as_json()
     asked = [sample for sample in completion.samples if sample.logprob is not None]
     if asked:
         tokenizer = llm.loaded.tokenizer

@@ -165,25 +165,6 @@ def add_sampling_flags(parser: ArgumentParser) -> None:
     group.add_argument("--logprobs", type=int, metavar="N", help="report N alternatives (--json)")
 
 
-def add_speculation_flags(parser: ArgumentParser) -> None:
-    """The original's flags for speculative decoding, accepted so that its command lines work."""
-    group = parser.add_argument_group("speculation (accepted, not used yet)")
-    group.add_argument("--use-spec", action="store_true", help="guess with a draft model")
-    group.add_argument(
-        "--draft-model", default="", metavar="MODEL", help="default: the workspace's draft model"
-    )
-    for flag, kind, default in (
-        ("--draft-batch-size", whole_number, 12),
-        ("--draft-sampler-top-k", whole_number, 15),
-        ("--draft-sampler-temperature", float, 1.5),
-        ("--draft-sampler-p-base", float, 0.9),
-        ("--token-tree-max-fan-out", whole_number, 3),
-        ("--token-tree-min-prob", float, 0.2),
-        ("--token-tree-early-stop", _flag_value, True),
-    ):
-        group.add_argument(flag, type=kind, default=default, help=argparse.SUPPRESS)
-
-
 def find_model(arguments: Namespace, default: str) -> ModelSource:
     """The model that the flags name; without any, `default`.
 
@@ -205,27 +186,9 @@ def find_model(arguments: Namespace, default: str) -> ModelSource:
     )
 
 
-def find_draft(arguments: Namespace, source: ModelSource) -> ModelSource | None:
-    """The draft model for `--use-spec`: that of `--draft-model`, else the workspace's.
-
-    Raises UsageError if there is neither; None without `--use-spec`.
-    """
-    if not arguments.use_spec:
-        return None
-    if arguments.draft_model:
-        from powerserve.llm import locate_model
-
-        return locate_model(arguments.draft_model, work_folder=arguments.work_folder)
-    if source.draft is None:
-        raise UsageError(
-            f"--use-spec needs a draft model, and {source.name} comes without one; "
-            "name it with --draft-model"
-        )
-    return source.draft
-
-
 def load_options(arguments: Namespace, hparams: Hparams | None) -> LoadOptions:
     """Loading options from the flags, then hparams.json, then the defaults."""
+    from powerserve.cli.speculation_flags import speculation_options
     from powerserve.engine.loader import LoadOptions
 
     threads = arguments.threads or (hparams.usable_threads if hparams else 0)
@@ -237,6 +200,7 @@ def load_options(arguments: Namespace, hparams: Hparams | None) -> LoadOptions:
         kv_dtype=KV_TYPES[arguments.kv_type],
         use_mmap=arguments.mmap,
         deterministic=arguments.deterministic,
+        speculation=speculation_options(arguments),
         backend=arguments.backend,
         poll=arguments.poll,
     )
@@ -292,12 +256,3 @@ def _bias(text: str) -> tuple[int, float]:
         return int(token), float(bias)
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is not TOKEN=BIAS, as in 42=-1.5") from None
-
-
-def _flag_value(text: str) -> bool:
-    """A flag that takes a value, as CLI11 reads it."""
-    known = {"true": True, "1": True, "on": True, "yes": True}
-    known |= {"false": False, "0": False, "off": False, "no": False}
-    if text.lower() not in known:
-        raise argparse.ArgumentTypeError(f"{text!r} is neither true nor false")
-    return known[text.lower()]

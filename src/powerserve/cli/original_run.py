@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from powerserve.cli import options
 from powerserve.cli.prompt import add_prompt_flags, encode_prompt, prompt_from_flags
+from powerserve.cli.speculation_flags import add_speculation_flags, show_trees, with_draft
 
 if TYPE_CHECKING:
     from powerserve.engine.generation import Completion, TextGeneration
@@ -35,29 +36,29 @@ def configure(parser: ArgumentParser) -> None:
     options.add_model_flags(parser)
     options.add_engine_flags(parser)
     options.add_sampling_flags(parser)
-    options.add_speculation_flags(parser)
+    add_speculation_flags(parser)
 
 
 def execute(arguments: Namespace) -> int:
     """Run the program."""
     from powerserve.cli.interrupt import interruptible
-    from powerserve.cli.statistics import info, no_speculation, speed_lines, warn
+    from powerserve.cli.statistics import info, speculation_lines, speed_lines
     from powerserve.llm import DEFAULT_MODEL, LLM
 
     prompt = prompt_from_flags(arguments)
     prompt = DEFAULT_PROMPT if prompt is None else prompt
-    source = options.find_model(arguments, DEFAULT_MODEL)
-    draft = options.find_draft(arguments, source)
+    source = with_draft(arguments, options.find_model(arguments, DEFAULT_MODEL))
     params = options.sampling_params(arguments, source.hparams, arguments.n_predicts)
     with LLM(source, options.load_options(arguments, source.hparams)) as llm:
         generation = _start(llm, arguments, prompt, params)
-        if draft is not None:
-            warn(no_speculation(draft.name))
+        show_trees(arguments, llm)
         with interruptible(llm.loaded.backend):
             completion = _print_text(llm, generation)
         if completion.token_ids:
             for line in speed_lines(completion):
                 info(line, sys.stdout)
+        if (arguments.use_spec or arguments.spec) and completion.speculation is not None:
+            print("\n".join(speculation_lines(completion.speculation)))
     return 0
 
 

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import sys
 from argparse import ArgumentParser, Namespace
+from dataclasses import replace
 
 from powerserve.cli import options
 from powerserve.cli.prompt import add_prompt_flags, read_prompt
+from powerserve.cli.speculation_flags import add_speculation_flags
 
 DEFAULT_BATCH_SIZE = 16  # tokens; 18 batches are the least, so short texts still do
 
@@ -23,7 +25,7 @@ def configure(parser: ArgumentParser) -> None:
     parser.add_argument("--port", help="accepted, unused")
     options.add_model_flags(parser)
     options.add_engine_flags(parser)
-    options.add_speculation_flags(parser)
+    add_speculation_flags(parser)
 
 
 def execute(arguments: Namespace) -> int:
@@ -32,10 +34,14 @@ def execute(arguments: Namespace) -> int:
     from powerserve.cli.statistics import info
     from powerserve.evaluate.perplexity import running_perplexity
     from powerserve.llm import DEFAULT_MODEL, LLM
+    from powerserve.speculative.options import SpeculationMode, SpeculationOptions
 
     text = read_prompt(arguments)
     source = options.find_model(arguments, DEFAULT_MODEL)
-    load_options = options.load_options(arguments, source.hparams)
+    load_options = replace(
+        options.load_options(arguments, source.hparams),
+        speculation=SpeculationOptions(mode=SpeculationMode.OFF),
+    )
     explicit = arguments.batch_size or (source.hparams.batch_size if source.hparams else 0)
     batch_size = explicit or DEFAULT_BATCH_SIZE
     with LLM(source, load_options) as llm:

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING
 from powerserve.cli import options
 from powerserve.cli.grammar import add_grammar_flags, grammar_from_flags
 from powerserve.cli.prompt import add_prompt_flags, encode_prompt, read_prompt
+from powerserve.cli.speculation_flags import add_speculation_flags, show_trees, with_draft
 
 if TYPE_CHECKING:
     from powerserve.engine.generation import Completion
     from powerserve.llm import LLM
     from powerserve.sampler.grammar import Grammar
     from powerserve.sampler.params import SamplingParams
-    from powerserve.storage.resolve import ModelSource
 
 
 def configure(parser: ArgumentParser) -> None:
@@ -42,7 +42,7 @@ def configure(parser: ArgumentParser) -> None:
     options.add_engine_flags(parser)
     options.add_sampling_flags(parser)
     add_grammar_flags(parser)
-    options.add_speculation_flags(parser)
+    add_speculation_flags(parser)
 
 
 def execute(arguments: Namespace) -> int:
@@ -52,15 +52,15 @@ def execute(arguments: Namespace) -> int:
     from powerserve.cli.interrupt import interruptible
     from powerserve.llm import DEFAULT_MODEL, LLM
 
-    source = options.find_model(arguments, DEFAULT_MODEL)
-    draft = options.find_draft(arguments, source)
+    source = with_draft(arguments, options.find_model(arguments, DEFAULT_MODEL))
     params = options.sampling_params(arguments, source.hparams, arguments.n_predicts)
     grammar = grammar_from_flags(arguments)
     with LLM(source, options.load_options(arguments, source.hparams)) as llm:
+        show_trees(arguments, llm)
         with interruptible(llm.loaded.backend):
             completion = answer(llm, arguments, prompt, params, grammar)
         if not arguments.quiet:
-            report(llm, arguments, completion, draft)
+            report(llm, arguments, completion)
         if not arguments.quiet and not arguments.json:
             offer_native_build(llm.loaded.backend)
     return 0
@@ -90,11 +90,9 @@ def answer(
     return completion
 
 
-def report(
-    llm: LLM, arguments: Namespace, completion: Completion, draft: ModelSource | None
-) -> None:
+def report(llm: LLM, arguments: Namespace, completion: Completion) -> None:
     """Statistics, and what the user may want to know, on standard error."""
-    from powerserve.cli.statistics import info, no_speculation, speed_lines, warn
+    from powerserve.cli.statistics import info, speculation_lines, speed_lines
 
     loaded = llm.loaded
     trained, context = loaded.config.context_length, loaded.engine.config.context_size
@@ -104,8 +102,8 @@ def report(
             info(line, sys.stderr)
     if completion.finish_reason == "context":
         info("the context is full; -c makes it larger", sys.stderr)
-    if draft is not None:
-        warn(no_speculation(draft.name))
+    if completion.speculation is not None and completion.speculation.num_draft_tokens:
+        print("\n".join(speculation_lines(completion.speculation)), file=sys.stderr)
     if not arguments.model and arguments.work_folder is None:
         info(
             f"{loaded.source.name} is the tiny built-in model; "

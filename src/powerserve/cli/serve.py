@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from powerserve.cli import options
+from powerserve.cli.speculation_flags import add_speculation_flags, with_draft
 from powerserve.core.errors import ConfigError, UsageError
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def configure(parser: ArgumentParser) -> None:
     )
     options.add_model_flags(parser)
     options.add_engine_flags(parser)
-    options.add_speculation_flags(parser)
+    add_speculation_flags(parser)
 
 
 def execute(arguments: Namespace) -> int:
@@ -51,7 +52,7 @@ def execute(arguments: Namespace) -> int:
         chosen = options.load_options(arguments, source.hparams)
         batch = arguments.batch_size or DEFAULT_CHUNK
         return load_engine(
-            source,
+            with_draft(arguments, source),
             replace(chosen, batch_size=batch, max_sequences=settings.limits.max_running),
         )
 

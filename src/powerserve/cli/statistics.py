@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TextIO
 
 from powerserve.core.machine import process_memory
 from powerserve.engine.generation import Completion
+from powerserve.speculative.options import SpeculationCounters
 
 MEBIBYTE = 2**20
 SHOWN_PROMPT_CHARS = 50
@@ -15,16 +15,6 @@ SHOWN_PROMPT_CHARS = 50
 def info(text: str, stream: TextIO) -> None:
     """One line in the original's log format."""
     print(f"[INFO ] {text}", file=stream, flush=True)
-
-
-def warn(text: str) -> None:
-    """One line in the original's log format, on standard error."""
-    print(f"[WARN ] {text}", file=sys.stderr, flush=True)
-
-
-def no_speculation(draft_name: str) -> str:
-    """What to say about a draft model that was asked for."""
-    return f"speculation is not available yet: the draft model {draft_name} is not used"
 
 
 def memory_line(stage: str) -> str:
@@ -57,6 +47,18 @@ def speed_lines(completion: Completion) -> list[str]:
         f"prefill speed ({num_prefill} tokens): {_rate(num_prefill, prefill_s)} tokens/s",
         f"decode speed ({num_decode} tokens): {_rate(num_decode, decode_s)} tokens/s",
         f"total speed: {_rate(num_prefill + num_decode, prefill_s + decode_s)} tokens/s",
+    ]
+
+
+def speculation_lines(counters: SpeculationCounters) -> list[str]:
+    """The original's block about the token tree; 0 where it divided by zero."""
+    return [
+        "Speculative token tree statistics:",
+        f"- {counters.num_iterations} iterations, {counters.num_generated_tokens} generated tokens",
+        f"- {counters.tokens_per_iteration:.3f} tokens/iteration",
+        f"- {counters.forwards_per_iteration:.3f} draft-forwards/iteration",
+        f"- Accept ratio: {counters.acceptance * 100:.3f}%",
+        f"- Draft effective ratio: {counters.draft_efficiency * 100:.3f}%",
     ]
 
 

@@ -93,7 +93,7 @@ class Engine:
             batch_size=config.batch_size,
             max_sequences=1 if config.deterministic else config.max_sequences,
         )
-        self._speculator = speculator
+        self.speculator = speculator  # None: each step makes one token of a sequence
         self._trees: TreeDecoding | None = None
         if speculator is not None:
             speculator.attach(partial(time_step, self._executor, self._pool))
@@ -147,8 +147,8 @@ class Engine:
 
     def close(self) -> None:
         """Release cache, graphs and speculation with its draft model; the model stays loaded."""
-        if self._speculator is not None:
-            self._speculator.close()
+        if self.speculator is not None:
+            self.speculator.close()
         self._executor.close()
         self._cache.close()
 

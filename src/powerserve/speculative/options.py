@@ -90,6 +90,16 @@ class SpeculationCounters:
         """Accepted candidates / runs of the draft model."""
         return _ratio(self.num_accepted_tokens, self.num_draft_forwards)
 
+    def as_json(self) -> dict[str, int]:
+        """The counts under the original's names."""
+        return {
+            "n_iterations": self.num_iterations,
+            "n_generated_tokens": self.num_generated_tokens,
+            "n_draft_times": self.num_draft_forwards,
+            "n_draft_tokens": self.num_draft_tokens,
+            "n_accepted_tokens": self.num_accepted_tokens,
+        }
+
     def add(self, other: SpeculationCounters) -> None:
         """Add another sequence's counts."""
         for each in fields(self):

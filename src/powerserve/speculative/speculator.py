@@ -41,22 +41,20 @@ class Speculator:
         curve: CurveSource,
         draft: DraftModel | None = None,
         draft_curve: CurveSource | None = None,
-        observer: TreeObserver | None = None,
     ) -> None:
         """Args:
         options: what the user wants; `draft` and `tree` need a draft model.
         vocab_size, stop_ids: of the target.
         curve, draft_curve: what steps of target and draft cost.
         draft: this object closes it.
-        observer: for those who want to see the trees.
         """
         self.options = options
+        self.observer: TreeObserver | None = None
         self._vocab_size = vocab_size
         self._stop_ids = frozenset(stop_ids)
         self._curve = curve
         self._draft = draft
         self._draft_curve = draft_curve or CurveSource()
-        self._observer = observer
         self._suffixes = suffix_calibration()
         self._guesses = draft_calibration()
         self._shared = SharedOutputs() if options.share_outputs else None
@@ -117,8 +115,8 @@ class Speculator:
         if self._draft is not None and state.draft is not None:
             self._draft.keep(state.draft, flat.tree, path[1:])
         state.guesses.clear()
-        if self._observer is not None:
-            self._observer(flat, rows)
+        if self.observer is not None:
+            self.observer(flat, rows)
 
     def discard(self, state: SequenceSpeculation) -> None:
         """Forget a tree that will not be verified."""

@@ -6,9 +6,11 @@ Only the file's header is read. `powerserve create -m FILE.gguf` makes a whole m
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from powerserve.core.errors import UsageError
 from powerserve.storage.copying import file_errors
 from powerserve.storage.gguf import GGUFFile
 from powerserve.storage.json_file import write_json
@@ -25,11 +27,17 @@ def execute(arguments: argparse.Namespace) -> int:
     from powerserve.convert.model_description import describe_model
 
     with GGUFFile.open(arguments.file_path) as file:
+        if _are_one(arguments.file_path, arguments.target_path):
+            raise UsageError(f"{arguments.target_path} is the model itself: name a JSON file")
         description = flatten(describe_model(file, model_id=""))
     del description["model_id"]  # the exporter gives it, not the file
     with file_errors(f"cannot write {arguments.target_path}"):
         write_json(arguments.target_path, description)
     return 0
+
+
+def _are_one(model: Path, target: Path) -> bool:
+    return target.exists() and os.path.samefile(model, target)
 
 
 def flatten(nested: Mapping[str, object]) -> dict[str, object]:

@@ -33,8 +33,10 @@ def read_numbers(path: Path) -> npt.NDArray[np.float64]:
     """The numbers of a file; empty lines are skipped. Raises UsageError."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} cannot be read: {error}") from None
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise UsageError(f"{path} is not a text file") from None
     return np.array([_number(path, index, line) for index, line in enumerate(lines, 1) if line])
 
 

@@ -33,6 +33,7 @@ COMMANDS = {
     "create": "make a workspace folder from model folders",
     "convert": "convert a Hugging Face checkpoint to GGUF",
     "export": "make a model folder from a Hugging Face checkpoint",
+    "extract-embeddings": "write only a checkpoint's token embeddings",
     "config-generator": "write model.json from a GGUF file",
     "cos-sim": "compare two lists of numbers",
     "doctor": "say what is in use on this machine and what would help",

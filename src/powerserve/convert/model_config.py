@@ -62,7 +62,7 @@ def read_config(values: Mapping[str, Any], path: Path) -> CheckpointConfig:
     embed_dim = fields.integer("hidden_size", maximum=MAX_DIM)
     num_heads = fields.integer("num_attention_heads", maximum=MAX_DIM)
     rope = _rope_section(values, fields)
-    return CheckpointConfig(
+    config = CheckpointConfig(
         architecture=architecture,
         num_layers=fields.integer("num_hidden_layers", maximum=MAX_LAYERS),
         embed_dim=embed_dim,
@@ -78,6 +78,8 @@ def read_config(values: Mapping[str, Any], path: Path) -> CheckpointConfig:
         tied_embeddings=_flag(values, "tie_word_embeddings", fields),
         attention_window=_attention_window(values, fields),
     )
+    _check_heads(config, fields)
+    return config
 
 
 def architecture_name(values: Mapping[str, Any], path: Path) -> str:
@@ -96,6 +98,18 @@ def _check_supported(fields: Fields, values: Mapping[str, Any]) -> None:
         raise fields.unsupported(
             "the weights are quantised already (quantization_config): "
             "convert the original checkpoint"
+        )
+
+
+def _check_heads(config: CheckpointConfig, fields: Fields) -> None:
+    """The numbers from which row orders are made must fit together and be of sane size."""
+    if config.num_heads % config.num_kv_heads:
+        raise fields.error(
+            f"{config.num_heads} attention heads cannot share {config.num_kv_heads} KV heads evenly"
+        )
+    if config.head_dim % 2 or config.num_heads * config.head_dim > MAX_DIM:
+        raise fields.error(
+            f"{config.num_heads} heads of {config.head_dim} dimensions are not possible"
         )
 
 

@@ -1,0 +1,224 @@
+"""Finding calls of tools in an answer while it is generated."""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+from collections.abc import Collection
+from typing import Any
+
+from powerserve.server.content import Content, ToolCallDelta
+from powerserve.server.tags import first_tag, held_length
+from powerserve.server.tool_calls.json_span import JsonSpan
+
+_ARGUMENT_KEYS = ("arguments", "parameters")
+# The usual order of keys: from here on the arguments can be passed on as they come.
+_HEAD = re.compile(
+    r"""\{\s*(?:"type"\s*:\s*"function"\s*,\s*)?"name"\s*:\s*("(?:[^"\\]|\\.)*")\s*,"""
+    rf"""\s*"(?:{"|".join(_ARGUMENT_KEYS)})"\s*:\s*(?=\{{)"""
+)
+_FIRST_KEYS = tuple(f'"{key}"' for key in ("name", "type", "id", "function", *_ARGUMENT_KEYS))
+
+
+class ToolCallParser:
+    """Reads one answer: text that looks like the call of a known tool becomes one.
+
+    All else stays text, broken calls included, unless their arguments have begun: these are passed
+    on as they come, so whoever calls the tool has to check them.
+    """
+
+    def __init__(
+        self,
+        names: Collection[str],
+        openers: Collection[str] = (),
+        closers: Collection[str] = (),
+        separators: str = "",
+    ) -> None:
+        """`names` are the tools; the other parameters are those of ToolCallFormat."""
+        self._names = names
+        self._openers = openers
+        self._closers = closers
+        self._between = separators + " \t\r\n"
+        self._buffer = ""
+        self._read = self._read_start
+        self._opened = ""  # what led to the call that may begin in the buffer
+        self._span = JsonSpan()
+        self._span_length = 0  # characters of the buffer that the span has seen
+        self._may_close = False  # whether the call's closing tag may come next
+        self._num_calls = 0
+        self._texts: list[str] = []
+        self._deltas: list[ToolCallDelta] = []
+
+    def feed(self, text: str) -> Content:
+        """Take the next piece of text."""
+        self._buffer += text
+        return self._advance(is_last=False)
+
+    def finish(self) -> Content:
+        """What was held back, now that no more text will come."""
+        return self._advance(is_last=True)
+
+    def _advance(self, *, is_last: bool) -> Content:
+        while self._read(is_last):
+            pass
+        content = Content("".join(self._texts), tool_calls=tuple(self._deltas))
+        self._texts, self._deltas = [], []
+        return content
+
+    # The states. Each reads what it can, and returns whether another state shall go on.
+
+    def _read_start(self, is_last: bool) -> bool:
+        """Nothing but white space has come yet."""
+        text = self._buffer.lstrip()
+        if not text:
+            return is_last and self._enter(self._read_text)
+        if text.startswith("{"):
+            return self._begin_call(len(self._buffer) - len(text))
+        return self._enter(self._read_text)
+
+    def _read_text(self, is_last: bool) -> bool:
+        found = first_tag(self._buffer, self._openers)
+        if found is not None:
+            start, opener = found
+            certain = len(self._buffer[:start].rstrip())
+            self._emit_text(certain)
+            return self._begin_call(start - certain + len(opener))
+        held = 0 if is_last else held_length(self._buffer, self._openers)
+        self._emit_text(len(self._buffer) - held)
+        return False
+
+    def _read_candidate(self, is_last: bool) -> bool:
+        """The buffer may begin with a call."""
+        text = self._buffer.lstrip()
+        self._opened += self._buffer[: len(self._buffer) - len(text)]
+        self._buffer = text
+        if head := _HEAD.match(text):
+            return self._read_head(head)
+        if not _may_become_call(text):
+            return self._reject()
+        end = self._span.advance(text[self._span_length :])
+        if end is not None:
+            return self._read_whole(self._span_length + end)
+        self._span_length = len(text)
+        return is_last and self._reject()
+
+    def _read_arguments(self, is_last: bool) -> bool:
+        end = self._span.advance(self._buffer)
+        length = len(self._buffer) if end is None else end
+        self._emit_arguments(self._buffer[:length])
+        self._buffer = self._buffer[length:]
+        if end is None:
+            return False
+        self._span = JsonSpan()
+        self._span.depth = 1  # the object that the arguments stand in
+        return self._enter(self._read_tail)
+
+    def _read_tail(self, is_last: bool) -> bool:
+        """What follows the arguments in the object says nothing more."""
+        end = self._span.advance(self._buffer)
+        self._buffer = "" if end is None else self._buffer[end:]
+        return end is not None and self._enter(self._read_gap)
+
+    def _read_gap(self, is_last: bool) -> bool:
+        """After a call there may be a closing tag, or another call."""
+        self._buffer = self._buffer.lstrip(self._between)
+        closers = self._closers if self._may_close else ()
+        for tag in closers:
+            if self._buffer.startswith(tag):
+                self._buffer = self._buffer.removeprefix(tag)
+                self._may_close = False
+                return True
+        for tag in (*self._openers, "{"):
+            if self._buffer.startswith(tag):
+                return self._begin_call(len(tag.rstrip("{")))
+        if not is_last and any(tag.startswith(self._buffer) for tag in (*closers, *self._openers)):
+            return False
+        return bool(self._buffer) and self._enter(self._read_text)
+
+    # The transitions.
+
+    def _enter(self, state: Any) -> bool:
+        self._read = state
+        return True
+
+    def _begin_call(self, opened_length: int) -> bool:
+        self._opened = self._buffer[:opened_length]
+        self._buffer = self._buffer[opened_length:]
+        self._span, self._span_length = JsonSpan(), 0
+        return self._enter(self._read_candidate)
+
+    def _reject(self) -> bool:
+        """It was text after all; a later opener may still lead to a call."""
+        self._texts.append(self._opened)
+        if not self._opened.strip():
+            self._emit_text(1)  # a bare object, which would be tried again
+        return self._enter(self._read_text)
+
+    def _read_head(self, head: re.Match[str]) -> bool:
+        name = _json_or_none(head[1])
+        if name not in self._names:
+            return self._reject()
+        self._emit_call(name)
+        self._buffer = self._buffer[head.end() :]
+        self._span = JsonSpan()
+        return self._enter(self._read_arguments)
+
+    def _read_whole(self, length: int) -> bool:
+        """A complete object whose keys are in another order, or with other values than usual."""
+        call = _call_in(_json_or_none(self._buffer[:length]))
+        if call is None or call[0] not in self._names:
+            return self._reject()
+        self._emit_call(call[0])
+        self._emit_arguments(call[1])
+        self._buffer = self._buffer[length:]
+        return self._enter(self._read_gap)
+
+    def _emit_text(self, length: int) -> None:
+        self._texts.append(self._buffer[:length])
+        self._buffer = self._buffer[length:]
+
+    def _emit_call(self, name: str) -> None:
+        call_id = f"call_{secrets.token_hex(12)}"
+        self._deltas.append(ToolCallDelta(self._num_calls, call_id, name))
+        self._num_calls += 1
+        self._may_close = True
+
+    def _emit_arguments(self, text: str) -> None:
+        if text:
+            self._deltas.append(ToolCallDelta(self._num_calls - 1, arguments=text))
+
+
+def _may_become_call(text: str) -> bool:
+    """Whether `text`, so far, begins as an object with one of the keys of a call."""
+    if not text.startswith("{"):
+        return not text
+    key = text[1:].lstrip()
+    return any(key.startswith(first) or first.startswith(key) for first in _FIRST_KEYS)
+
+
+def _call_in(value: Any) -> tuple[str, str] | None:
+    """Name and arguments of a call given as a JSON object, None if it is none."""
+    if isinstance(value, dict) and isinstance(value.get("function"), dict):
+        value = value["function"]
+    if not isinstance(value, dict):
+        return None
+    name = value.get("name", value.get("function"))
+    arguments: Any = next((value[key] for key in _ARGUMENT_KEYS if key in value), {})
+    if isinstance(arguments, str):  # JSON once more
+        arguments = _json_or_none(arguments)
+    if not isinstance(name, str) or not isinstance(arguments or {}, dict):
+        return None
+    return name, json.dumps(arguments or {})
+
+
+def _json_or_none(text: str) -> Any:
+    try:
+        return json.loads(text, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _refuse_constant(name: str) -> None:
+    """Python reads NaN and Infinity, which no other reader of JSON would take."""
+    raise ValueError(name)

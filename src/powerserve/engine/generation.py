@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from powerserve.engine.engine import Engine, TokenEvent
@@ -41,11 +42,19 @@ class Completion:
 class TextGeneration:
     """Decodes one sequence's events and ends it at a stop string."""
 
-    def __init__(self, engine: Engine, sequence: Sequence, tokenizer: Tokenizer) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        sequence: Sequence,
+        tokenizer: Tokenizer,
+        *,
+        visible: Collection[int] = (),
+    ) -> None:
+        """The control tokens in `visible` are part of the text; others are not."""
         self.sequence = sequence
         self.finish_reason: FinishReason | None = None  # set with the last piece
         self._engine = engine
-        self._decoder = tokenizer.stream()
+        self._decoder = tokenizer.stream(visible=visible)
         self._stops = StopMatcher(sequence.params.stop)
         self._samples: list[Sampled] = []
         self._texts: list[str] = []

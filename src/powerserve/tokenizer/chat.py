@@ -78,6 +78,11 @@ class ChatTemplate:
         """Whether the template does anything with `tools`."""
         return self._tool_source is not None or "tools" in self.source
 
+    @property
+    def source_with_tools(self) -> str:
+        """The source that renders conversations with tools."""
+        return self._tool_source or self.source
+
     def render(
         self,
         messages: Sequence[Message],

@@ -168,6 +168,11 @@ class Tokenizer:
         """The id of the token spelled exactly so, None if there is none."""
         return self._vocabulary.ids.get(text)
 
+    def token_ids(self, texts: Iterable[str]) -> frozenset[int]:
+        """The tokens spelled exactly so, as far as there are such."""
+        found = map(self.token_id, texts)
+        return frozenset(token_id for token_id in found if token_id is not None)
+
     def token_text(self, token_id: int) -> str:
         """The token as the vocabulary spells it; raises TokenizerError for an unknown id."""
         self._check(token_id)

@@ -49,7 +49,8 @@ class ToolCallFormat:
     def forced_calls(self, tools: Sequence[ToolDefinition], *, parallel: bool = False) -> Grammar:
         """The grammar of an answer that is one call of one of `tools`, or several if `parallel`.
 
-        Small models that may call several times often do not know when to stop. Raises UsageError if the schemas are too long.
+        Small models that may call several times often do not know when to stop. Raises UsageError
+        if the schemas are too long.
         """
         more = f"({_quoted(self.between_calls)} call){{0,{MAX_FORCED_CALLS - 1}}}"
         rules = [

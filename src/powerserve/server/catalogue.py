@@ -93,10 +93,14 @@ class Catalogue:
         return fixed
 
     def _default_name(self) -> str:
-        """The name that "" stands for: a workspace's main model, else the only model there is."""
+        """The name that "" stands for: a workspace's main model, or the only model there is.
+
+        The store counts only if the work folder has no model.
+        """
         if self._work_folder is not None and is_workspace(self._work_folder):
             return ""
-        names = [model.name for model in self.known()]
+        own = [model.name for model in self._in_work_folder()]
+        names = own or [model.name for model in self._in_store()]
         if len(names) == 1:
             return names[0]
         raise invalid(f"name a model in the field `model`: {_listed(names)}", "model")

@@ -19,11 +19,15 @@ class JsonSchema(msgspec.Struct):
 
 
 class ResponseFormat(msgspec.Struct):
-    """`response_format`; llama.cpp has `schema` beside `json_object` too."""
+    """`response_format`, or `text.format` of a response, where the schema lies beside the type.
+
+    llama.cpp's server takes it there too, with `json_object`.
+    """
 
     type: Literal["text", "json_object", "json_schema"]
     json_schema: JsonSchema | None = None
     schema: dict[str, Any] | None = None
+    name: str | None = None
 
 
 class GrammarFields(msgspec.Struct, kw_only=True):
@@ -39,7 +43,7 @@ class GrammarFields(msgspec.Struct, kw_only=True):
         found = [
             grammar
             for grammar in (
-                _of_format(self.response_format),
+                format_grammar(self.response_format),
                 None if self.json_schema is None else Grammar.from_schema(self.json_schema),
                 Grammar.from_text(self.grammar) if self.grammar else None,
                 Grammar(GrammarKind.REGEX, self.regex) if self.regex else None,
@@ -54,7 +58,8 @@ class GrammarFields(msgspec.Struct, kw_only=True):
         return found[0] if found else None
 
 
-def _of_format(wanted: ResponseFormat | None) -> Grammar | None:
+def format_grammar(wanted: ResponseFormat | None) -> Grammar | None:
+    """The grammar of a response format. Raises ApiError or UsageError."""
     if wanted is None or wanted.type == "text":
         return None
     schema = wanted.schema
@@ -64,6 +69,4 @@ def _of_format(wanted: ResponseFormat | None) -> Grammar | None:
         return Grammar.from_schema(schema)
     if wanted.type == "json_object":
         return Grammar(GrammarKind.JSON_OBJECT)
-    raise invalid(
-        "response_format.json_schema.schema is missing", "response_format.json_schema.schema"
-    )
+    raise invalid("the format json_schema needs a schema", "response_format.json_schema.schema")

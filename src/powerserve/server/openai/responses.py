@@ -1,0 +1,98 @@
+"""/v1/responses, without memory: the client sends the whole conversation each time."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import msgspec
+
+from powerserve.server.openai.fields import new_id, refuse_given
+from powerserve.server.openai.formats import ResponseFormat, format_grammar
+from powerserve.server.openai.messages import template_messages
+from powerserve.server.openai.response_input import InputItem, input_messages
+from powerserve.server.openai.response_stream import ResponseWriter
+from powerserve.server.request import ChatPrompt, GenerationRequest
+from powerserve.server.serving import Serving
+from powerserve.server.surface import Call, Events, Reply
+
+_KEEPS_NOTHING = "it keeps nothing, so send the whole conversation as `input`"
+_UNSUPPORTED = {
+    "previous_response_id": _KEEPS_NOTHING,
+    "conversation": _KEEPS_NOTHING,
+    "background": "",
+    "prompt": "",
+}
+
+
+class TextOptions(msgspec.Struct):
+    """`text`."""
+
+    format: ResponseFormat | None = None
+
+
+class ResponseRequest(msgspec.Struct, kw_only=True):
+    """The body."""
+
+    input: str | list[InputItem]
+    model: str = ""
+    instructions: str | None = None
+    stream: bool | None = None
+    max_output_tokens: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    text: TextOptions | None = None
+    metadata: dict[str, str] | None = None
+    previous_response_id: Any = None
+    conversation: Any = None
+    background: Any = None
+    prompt: Any = None
+
+
+async def responses(serving: Serving, call: Call) -> Reply | Events:
+    """Answer a conversation."""
+    body = call.decode(ResponseRequest)
+    refuse_given(body, _UNSUPPORTED)
+    answer = serving.answer(_neutral(body))
+    writer = ResponseWriter(_base(body))
+    return Events(writer.frames(answer)) if body.stream else Reply(await writer.whole(answer))
+
+
+def _neutral(body: ResponseRequest) -> GenerationRequest:
+    """The request in neutral form. Raises ApiError or UsageError for what cannot be done."""
+    sampling = {
+        "temperature": body.temperature,
+        "top_p": body.top_p,
+        "max_tokens": body.max_output_tokens,
+    }
+    return GenerationRequest(
+        model=body.model,
+        prompts=[ChatPrompt(template_messages(input_messages(body.instructions, body.input)))],
+        sampling={name: value for name, value in sampling.items() if value is not None},
+        grammar=format_grammar(body.text.format if body.text else None),
+    )
+
+
+def _base(body: ResponseRequest) -> dict[str, Any]:
+    """The fields of a response that are known beforehand."""
+    text_format = body.text.format if body.text else None
+    return {
+        "id": new_id("resp"),
+        "object": "response",
+        "created_at": int(time.time()),
+        "model": body.model,
+        "error": None,
+        "incomplete_details": None,
+        "instructions": body.instructions,
+        "max_output_tokens": body.max_output_tokens,
+        "metadata": body.metadata or {},
+        "parallel_tool_calls": True,
+        "previous_response_id": None,
+        "store": False,
+        "temperature": body.temperature,
+        "text": {"format": text_format or {"type": "text"}},
+        "tool_choice": "auto",
+        "tools": [],
+        "top_p": body.top_p,
+        "truncation": "disabled",
+    }

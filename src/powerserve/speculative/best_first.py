@@ -6,16 +6,19 @@ own candidates join the queue. The tree ends at a fixed size, whatever a step co
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
 
 import numpy as np
 
 from powerserve.backend.base import FloatArray
-from powerserve.speculative.draft import DraftModel, DraftState, top_logits
+from powerserve.speculative.draft import DraftModel, DraftState, TopLogits, top_logits
 from powerserve.speculative.options import TreeParams
 from powerserve.speculative.tree import ROOT, TokenTree
+
+BestTokens = Callable[[int], TopLogits | None]
+"""node -> at least the `top_k` best tokens after it; None if that cannot be computed now."""
 
 
 @dataclass(order=True, slots=True)
@@ -46,16 +49,30 @@ class BestFirstGrowth:
         self, tree: TokenTree, root_logits: FloatArray, draft: DraftModel, state: DraftState
     ) -> None:
         """Fill the tree, whose root the draft model has just computed."""
-        self._expand(tree, ROOT, root_logits)
+
+        def best_tokens(node: int) -> TopLogits | None:
+            if node == ROOT:
+                logits = root_logits
+            else:
+                computed = draft.run_nodes([(state, tree, [node])])
+                if computed is None:
+                    return None
+                logits = computed[0][0]
+            return top_logits(logits, self._params.top_k, self._vocab_size)
+
+        self.grow_from(tree, best_tokens)
+
+    def grow_from(self, tree: TokenTree, best_tokens: BestTokens) -> None:
+        """Fill the tree with what `best_tokens` says, which is asked about the root first."""
+        if not self._expand(tree, ROOT, best_tokens):
+            return
         while len(tree) < self._params.draft_batch_size and (self._expandable or self._leaves):
             is_leaf = not self._expandable
             candidate = heappop(self._leaves if is_leaf else self._expandable)
             node = tree.add(candidate.parent, candidate.token_id, candidate.probability)
-            if not is_leaf and self._is_worth_expanding(tree, node):
-                logits = draft.run_nodes([(state, tree, [node])])
-                if logits is None:
-                    return
-                self._expand(tree, node, logits[0][0])
+            expands = not is_leaf and self._is_worth_expanding(tree, node)
+            if expands and not self._expand(tree, node, best_tokens):
+                return
 
     def _is_worth_expanding(self, tree: TokenTree, node: int) -> bool:
         params = self._params
@@ -67,10 +84,16 @@ class BestFirstGrowth:
             and tree.is_extendable(node)
         )
 
-    def _expand(self, tree: TokenTree, node: int, logits: FloatArray) -> None:
-        """Queue the candidates that may follow a node; few of them are expandable themselves."""
+    def _expand(self, tree: TokenTree, node: int, best_tokens: BestTokens) -> bool:
+        """Queue the candidates that may follow a node; few of them are expandable themselves.
+
+        False: it is not known what follows.
+        """
+        best = best_tokens(node)
+        if best is None:
+            return False
         params = self._params
-        ids, values = top_logits(logits, params.top_k, self._vocab_size)
+        ids, values = best[0][: params.top_k], best[1][: params.top_k]
         weights = np.exp((values - values[0]) / params.temperature)
         shares = weights / weights.sum()
         threshold = shares[0] * params.p_base
@@ -80,3 +103,4 @@ class BestFirstGrowth:
             self._num_candidates += 1
             queue = self._leaves if is_leaf else self._expandable
             heappush(queue, _Candidate(key, token_id, node, share))
+        return True

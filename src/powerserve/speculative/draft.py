@@ -18,6 +18,9 @@ from powerserve.executor.executor import CELL_BLOCK, Executor
 from powerserve.speculative.step_timer import time_step
 from powerserve.speculative.tree import TokenTree
 
+TopLogits = tuple[Int64Array, npt.NDArray[np.float64]]
+"""Ids of the most probable tokens and their logits, descending."""
+
 _NEGLIGIBLE = 16.0  # a logit this far below the best has a probability below one in a million
 
 
@@ -193,10 +196,8 @@ def _level(state: DraftState, tree: TokenTree, nodes: list[int], cells: Int64Arr
     )
 
 
-def top_logits(
-    logits: FloatArray, count: int, vocab_size: int
-) -> tuple[Int64Array, npt.NDArray[np.float64]]:
-    """The ids of the `count` highest logits below `vocab_size`, descending, and their values."""
+def top_logits(logits: FloatArray, count: int, vocab_size: int) -> TopLogits:
+    """The `count` highest logits of tokens below `vocab_size`."""
     logits = logits[:vocab_size]
     cut = logits.max() - _NEGLIGIBLE
     ids = np.flatnonzero(logits > cut)

@@ -7,8 +7,10 @@ import os
 import signal
 import subprocess
 import sys
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,6 +20,8 @@ from command_line import status_of
 from hf_checkpoints import TinyCheckpoint, checkpoint_logits, checkpoint_weights, write_checkpoint
 from hf_tokenizers import vocab_size
 from powerserve import LLM
+from powerserve.convert.checkpoint import Checkpoint
+from powerserve.convert.hf_to_gguf import ConversionOptions, plan_conversion, write_plan
 from powerserve.storage import atomic
 from powerserve.storage.gguf import GGUFFile
 from powerserve.storage.model_folder import ModelFolder
@@ -228,26 +232,46 @@ def write_big_checkpoint(folder: Path) -> Path:
     return folder
 
 
+def test_memory_holds_a_few_rows_at_a_time(tmp_path: Path) -> None:
+    folder = write_big_checkpoint(tmp_path / "hf")  # its largest tensors are 67 MB as float32
+    options = ConversionOptions("q8_0")
+    plan = plan_conversion(Checkpoint(folder), options)
+    tracemalloc.start()
+    write_plan(plan, tmp_path / "m.gguf")
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 40_000_000
+    assert plan.size_bytes == (tmp_path / "m.gguf").stat().st_size > 100_000_000
+
+
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="resource limits of Linux")
-@pytest.mark.parametrize(
-    ("limit", "size", "status", "complaint"),
-    [
-        ("RLIMIT_FSIZE", 50_000_000, 2, "m cannot be written: File too large"),
-        ("RLIMIT_DATA", 250_000_000, 0, ""),  # the largest tensor is 67 MB as float32
-    ],
-)
-def test_little_room(tmp_path: Path, limit: str, size: int, status: int, complaint: str) -> None:
-    """A full disk is a sentence and leaves nothing behind; memory does not hold the model."""
-    folder = write_big_checkpoint(tmp_path / "hf")
+@pytest.mark.parametrize("command", ["export", "convert"])
+def test_a_full_disk_is_a_sentence_and_leaves_nothing(tmp_path: Path, command: str) -> None:
+    folder = write_checkpoint(tmp_path / "hf")
     (tmp_path / "out").mkdir()
     script = (
-        f"import resource, sys; resource.setrlimit(resource.{limit}, ({size}, {size}));"
+        "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (70_000, 70_000));"
         "from powerserve.cli.main import main; sys.exit(main(sys.argv[1:]))"
     )
-    flags = ("export", "-m", folder, "-o", tmp_path / "out/m", "-q")
+    target = tmp_path / "out/m"
+    flags = ("-m", folder, "-o", target) if command == "export" else ("hf-to-gguf", folder, target)
     done = subprocess.run(
-        [sys.executable, "-c", script, *map(str, flags)], capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", script, command, *map(str, flags), "-q"],
+        capture_output=True,
+        text=True,
+        timeout=60,
     )
-    assert done.returncode == status, done.stderr
-    assert complaint in done.stderr
-    assert len(list((tmp_path / "out").iterdir())) == (status == 0)
+    assert done.returncode == 2
+    assert f"{target} cannot be written: File too large" in done.stderr
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_a_disk_that_is_too_small_is_noticed_before_writing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_checkpoint(tmp_path / "hf")
+    usage = SimpleNamespace(free=1000)
+    monkeypatch.setattr("shutil.disk_usage", lambda path: usage)
+    assert status_of("export", "-m", folder, "-o", tmp_path / "m", "-q") == 2
+    assert "would be written, but only 1 kB are free" in capsys.readouterr().err
+    assert not (tmp_path / "m").exists()

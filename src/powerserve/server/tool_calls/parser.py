@@ -16,7 +16,7 @@ _ARGUMENT_KEYS = ("arguments", "parameters")
 # The usual order of keys: from here on the arguments can be passed on as they come.
 _HEAD = re.compile(
     r"""\{\s*(?:"type"\s*:\s*"function"\s*,\s*)?"name"\s*:\s*("(?:[^"\\]|\\.)*")\s*,"""
-    rf"""\s*"(?:{"|".join(_ARGUMENT_KEYS)})"\s*:\s*(?=\{{)"""
+    rf"""\s*"(?:{"|".join(_ARGUMENT_KEYS)})"\s*:\s*(?=\{{\s*["}}])"""
 )
 _FIRST_KEYS = tuple(f'"{key}"' for key in ("name", "type", "id", "function", *_ARGUMENT_KEYS))
 

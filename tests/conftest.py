@@ -6,10 +6,15 @@ from collections.abc import Generator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from powerserve.core.errors import DownloadError
 from powerserve.storage.builtin import ensure_builtin
 from powerserve.storage.store import ModelStore
+
+# A busy machine may make any example slow.
+settings.register_profile("no deadline", deadline=None)
+settings.load_profile("no deadline")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -47,3 +47,13 @@ def test_pieces_add_up_to_the_decoded_text(name: str, data: st.DataObject) -> No
     text = "".join([*map(stream.feed, ids), stream.finish()])
     assert text == tokenizer.decode(ids)
     assert text in (raw.decode(errors="replace"), raw.removeprefix(b" ").decode(errors="replace"))
+
+
+def test_control_tokens_are_shown_only_where_asked_for(tokenizer: Tokenizer) -> None:
+    control = tokenizer.token_ids(["<|im_start|>", "<|endoftext|>", "no such token"])
+    assert len(control) == 2 and control < tokenizer.hidden_ids
+    start = tokenizer.token_id("<|im_start|>")
+    assert start is not None
+    ids = [65, *sorted(control), 66]
+    assert "".join(map(tokenizer.stream().feed, ids)) == "AB"
+    assert "".join(map(tokenizer.stream(visible={start}).feed, ids)) == "A<|im_start|>B"

@@ -139,3 +139,11 @@ def test_sentence_piece_drops_the_added_space_only_at_the_start_of_a_text() -> N
     assert tokenizer.decode(ids) == "ab"
     assert tokenizer.decode(ids[1:]) == " ab", "a continuation keeps its space"
     assert tokenizer.decode(tokenizer.encode("  ab")) == "  ab"
+
+
+def test_text_from_the_middle_gets_nothing_around_it() -> None:
+    """A SentencePiece vocabulary puts a space before a text, and BOS before that."""
+    tokenizer = Tokenizer.from_metadata(sentence_piece_metadata())
+    assert tokenizer.decode(tokenizer.encode_inner("ab <s>")) == "ab <s>"
+    assert tokenizer.special.bos not in tokenizer.encode_inner("<s>ab")
+    assert tokenizer.encode("ab") != tokenizer.encode_inner("ab")

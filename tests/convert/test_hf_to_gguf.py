@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from gguf import GGUFReader
 
 from batches import Tokens, batch_of
 from hf_checkpoints import TinyCheckpoint, checkpoint_logits, checkpoint_weights, write_checkpoint
-from hf_tokenizers import vocab_size
+from hf_tokenizers import vocab_size, write_sentence_piece
 from powerserve.convert.hf_to_gguf import ConversionOptions, convert
 from tiny_reference import ReferenceRunner, load_reference
 
@@ -54,3 +55,26 @@ def test_logits_are_those_of_the_checkpoint(tmp_path: Path, name: str) -> None:
     convert(folder, tmp_path / "m.gguf", ConversionOptions("f32"))
     assert expected.std() > 0.5  # the model tells tokens apart
     np.testing.assert_allclose(logits_of(tmp_path / "m.gguf", IDS), expected, atol=1e-3)
+
+
+def test_an_independent_reader_finds_the_same(tmp_path: Path) -> None:
+    """Names, types and values by the `gguf` package, in the types that llama.cpp asks for."""
+    folder = tmp_path / "hf"
+    folder.mkdir()
+    write_sentence_piece(folder)
+    checkpoint = TinyCheckpoint()
+    weights = checkpoint_weights(checkpoint, vocab_size(write_checkpoint(folder, checkpoint)))
+    convert(folder, tmp_path / "m.gguf", ConversionOptions("f32"))
+    reader = GGUFReader(tmp_path / "m.gguf")
+    tensors = {tensor.name: tensor.data for tensor in reader.tensors}
+    for ours, theirs in (("ffn_down", "mlp.down_proj"), ("attn_v", "self_attn.v_proj")):
+        expected = weights[f"model.layers.1.{theirs}.weight"]
+        np.testing.assert_array_equal(tensors[f"blk.1.{ours}.weight"], expected)
+    types = {key: [kind.name for kind in field.types] for key, field in reader.fields.items()}
+    assert types["general.file_type"] == types["llama.block_count"] == ["UINT32"]
+    assert types["llama.rope.freq_base"] == ["FLOAT32"]
+    assert types["tokenizer.ggml.bos_token_id"] == ["UINT32"]
+    assert types["tokenizer.ggml.add_bos_token"] == ["BOOL"]
+    assert types["tokenizer.ggml.tokens"] == ["ARRAY", "STRING"]
+    assert types["tokenizer.ggml.scores"] == ["ARRAY", "FLOAT32"]
+    assert types["tokenizer.ggml.token_type"] == ["ARRAY", "INT32"]

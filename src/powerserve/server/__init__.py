@@ -12,6 +12,8 @@
     answer.py         … and the neutral answer it translates from
     content.py        generated text to content, reasoning and tool calls
     serving.py        from request to answer: limits, model, prompt, engine
+    preparation.py    messages to tokens, grammar and parsers, by the model's template
+    reasoning.py      what a model thinks, told from what it answers; tool_calls/: what it calls
 
     catalogue.py      which models there are; names to files
     model_pool.py     which of them are loaded

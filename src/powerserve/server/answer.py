@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from powerserve.engine.sequence import FinishReason
@@ -42,12 +42,13 @@ class Answer:
         runner: ModelRunner,
         generations: Sequence[OpenGeneration],
         arrived: asyncio.Event,
-        make_parser: Callable[[], ContentParser],
+        parsers: Sequence[ContentParser],
     ) -> None:
+        """`parsers` read the generations, each its own."""
         self.runner = runner
         self._generations = generations
         self._arrived = arrived
-        self._parsers = [make_parser() for _ in generations]
+        self._parsers = parsers
         self._early: list[tuple[int, Event]] = []
 
     async def accepted(self) -> None:

@@ -25,13 +25,21 @@ Report = list[tuple[int, Event]]  # (key of the request, what happened)
 
 
 @dataclass(frozen=True, slots=True)
+class Task:
+    """One answer to generate."""
+
+    prompt: list[int]
+    params: SamplingParams
+    constraint: Constraint | None = None  # the engine's once the task has begun
+    visible: frozenset[int] = frozenset()  # control tokens that are part of the text
+
+
+@dataclass(frozen=True, slots=True)
 class Start:
     """Begin a generation; its events carry `key`."""
 
     key: int
-    prompt: list[int]
-    params: SamplingParams
-    constraint: Constraint | None = None  # the engine's from now on
+    task: Task
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,12 +134,13 @@ class EngineThread:
             return None
 
     def _begin(self, command: Start) -> Report:
+        task = command.task
         try:
-            sequence = self._loaded.engine.add(command.prompt, command.params, command.constraint)
+            sequence = self._loaded.engine.add(task.prompt, task.params, task.constraint)
         except Exception as error:  # of this request; the others shall not notice
             return [(command.key, Failed(error))]
-        generation = _Generation(command.key, self._loaded, sequence)
-        accepted = (command.key, Accepted(len(command.prompt)))
+        generation = _Generation(command.key, self._loaded, sequence, task.visible)
+        accepted = (command.key, Accepted(len(task.prompt)))
         if sequence.finish_reason is not None:  # nothing was asked for
             return [accepted, (command.key, generation.ended())]
         self._running[command.key] = generation
@@ -171,10 +180,12 @@ class EngineThread:
 class _Generation:
     """One request inside the thread."""
 
-    def __init__(self, key: int, loaded: LoadedEngine, sequence: Sequence) -> None:
+    def __init__(
+        self, key: int, loaded: LoadedEngine, sequence: Sequence, visible: frozenset[int]
+    ) -> None:
         self.key = key
         self.sequence = sequence
-        self._text = TextGeneration(loaded.engine, sequence, loaded.tokenizer)
+        self._text = TextGeneration(loaded.engine, sequence, loaded.tokenizer, visible=visible)
         self._logprobs = LogprobQueue(loaded.tokenizer)
         self._num_tokens = 0
         self._ended_by_token = False

@@ -11,21 +11,10 @@ from time import monotonic
 
 from powerserve.core.errors import PowerServeError
 from powerserve.engine.loader import LoadedEngine
-from powerserve.sampler.constraint import Constraint
-from powerserve.sampler.params import SamplingParams
-from powerserve.server.engine_thread import Cancel, EngineThread, Report, Start
+from powerserve.server.engine_thread import Cancel, EngineThread, Report, Start, Task
 from powerserve.server.events import Accepted, Ended, Event, Failed, Piece, Prefilled
 from powerserve.server.mailbox import Mailbox
 from powerserve.server.metrics import Metrics
-
-
-@dataclass(frozen=True, slots=True)
-class Task:
-    """One answer to generate."""
-
-    prompt: list[int]
-    params: SamplingParams
-    constraint: Constraint | None = None  # the engine's once the task has begun
 
 
 @dataclass(slots=True, eq=False)
@@ -100,7 +89,7 @@ class ModelRunner:
     def _begin(self, task: Task, arrived: asyncio.Event) -> OpenGeneration:
         generation = OpenGeneration(next(self._keys), self.name, Mailbox(arrived))
         self._open[generation.key] = generation
-        self._thread.send(Start(generation.key, task.prompt, task.params, task.constraint))
+        self._thread.send(Start(generation.key, task))
         if self.failure is not None:
             self._deliver([(generation.key, Failed(self.failure))])
         return generation

@@ -4,21 +4,64 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import Any
 
+from powerserve.core.errors import UsageError
 from powerserve.sampler.grammar import Grammar
 from powerserve.sampler.params import SamplingParams
+from powerserve.server.tool_calls import ToolDefinition, select_tool
 
 Message = Mapping[str, Any]
-Tool = Mapping[str, Any]
+
+
+class ToolUse(Enum):
+    """Whether the answer may be, or must be, a call of a tool."""
+
+    AUTO = "auto"
+    NONE = "none"
+    REQUIRED = "required"
+
+
+@dataclass(frozen=True, slots=True)
+class Tools:
+    """The tools a request offers. Raises UsageError for a use that they do not allow."""
+
+    definitions: Sequence[ToolDefinition] = ()
+    use: ToolUse = ToolUse.AUTO
+    name: str | None = None  # the tool to call, whatever the model would like
+    parallel: bool = False  # several calls where one is forced; a free model does as it likes
+
+    def __post_init__(self) -> None:
+        if self.name is not None:
+            select_tool(self.definitions, self.name)
+        elif self.is_forced and not self.definitions:
+            raise UsageError("a call is required, but there are no tools")
+
+    @property
+    def is_forced(self) -> bool:
+        """Whether the answer must be a call."""
+        return self.name is not None or self.use is ToolUse.REQUIRED
+
+    @property
+    def offered(self) -> Sequence[ToolDefinition]:
+        """The tools that the model is told of."""
+        return () if self.use is ToolUse.NONE else self.definitions
+
+    @property
+    def forced(self) -> Sequence[ToolDefinition]:
+        """The tools of which one must be called; none if that is left to the model."""
+        if self.name is not None:
+            return [select_tool(self.definitions, self.name)]
+        return self.definitions if self.is_forced else ()
 
 
 @dataclass(frozen=True, slots=True)
 class ChatPrompt:
-    """A conversation, in OpenAI's form of messages and tools; the model's template renders it."""
+    """A conversation, with messages in OpenAI's form; the model's template renders it."""
 
     messages: Sequence[Message]
-    tools: Sequence[Tool] = ()
+    tools: Tools = field(default_factory=Tools)
     variables: Mapping[str, Any] = field(default_factory=dict)  # for the template
 
 

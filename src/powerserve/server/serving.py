@@ -8,16 +8,12 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
 from typing import ParamSpec, TypeVar
 
-from powerserve.core.errors import TemplateError
-from powerserve.engine.loader import LoadedEngine
-from powerserve.sampler.params import SamplingParams
 from powerserve.server.answer import Answer
-from powerserve.server.content import PlainText
 from powerserve.server.errors import ApiError, ErrorKind, invalid
 from powerserve.server.metrics import Metrics
 from powerserve.server.model_pool import RETRY_AFTER_S, ModelPool
-from powerserve.server.model_runner import Task
-from powerserve.server.request import ChatPrompt, GenerationRequest, Prompt, TextPrompt
+from powerserve.server.preparation import prepare
+from powerserve.server.request import GenerationRequest
 from powerserve.server.settings import ServerSettings
 
 P = ParamSpec("P")
@@ -48,12 +44,12 @@ class Serving:
         """
         with self._admitted(request.num_generations):
             async with self.pool.lease(request.model) as runner:
-                tasks = await self.in_worker(
-                    make_tasks, runner.loaded, request, self.settings.limits.max_tokens
+                prepared = await self.in_worker(
+                    prepare, runner.loaded, request, self.settings.limits.max_tokens
                 )
                 arrived = asyncio.Event()
-                with runner.open(tasks, arrived) as generations:
-                    answer = Answer(runner, generations, arrived, PlainText)
+                with runner.open(prepared.tasks, arrived) as generations:
+                    answer = Answer(runner, generations, arrived, prepared.parsers)
                     await answer.accepted()
                     yield answer
 
@@ -97,45 +93,6 @@ class Serving:
 
     def _num_deferred(self) -> float:
         return self.num_admitted - self._num_processing()
-
-
-def default_params(loaded: LoadedEngine) -> SamplingParams:
-    """What a request gets that asks for nothing: its workspace's hparams, else our defaults."""
-    hparams = loaded.source.hparams
-    return SamplingParams() if hparams is None else SamplingParams.from_hparams(hparams.sampler)
-
-
-def make_tasks(
-    loaded: LoadedEngine, request: GenerationRequest, max_tokens: int | None
-) -> list[Task]:
-    """What the engine has to do for a request; may take long. Raises a PowerServeError.
-
-    Choices of a prompt are neighbours. `max_tokens` is the server's limit.
-    """
-    all_params = request.params(default_params(loaded), max_tokens)
-    start = None if request.grammar is None else loaded.grammars.compile(request.grammar)
-    return [
-        Task(prompt, params, None if start is None else start.copy())
-        for prompt in [encode_prompt(loaded, each) for each in request.prompts]
-        for params in all_params
-    ]
-
-
-def encode_prompt(loaded: LoadedEngine, prompt: Prompt) -> list[int]:
-    """The token ids of a prompt. Raises a PowerServeError."""
-    if isinstance(prompt, ChatPrompt):
-        return _encode_chat(loaded, prompt)
-    if isinstance(prompt, TextPrompt):
-        return loaded.tokenizer.encode(prompt.text)
-    return list(prompt.token_ids)
-
-
-def _encode_chat(loaded: LoadedEngine, prompt: ChatPrompt) -> list[int]:
-    if loaded.template is None:
-        raise TemplateError(
-            f"the model {loaded.source.name} has no chat template; use completions instead"
-        )
-    return loaded.template.encode(prompt.messages, tools=prompt.tools or None, **prompt.variables)
 
 
 def _unavailable(message: str) -> ApiError:

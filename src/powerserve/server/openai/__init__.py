@@ -4,6 +4,7 @@
     errors.py             errors in OpenAI's shape
     fields.py             what chat and completions have in common: sampling, streaming, limits
     formats.py            response_format and grammars
+    tools.py              tools and tool_choice
     messages.py           OpenAI's messages to what chat templates take
     chat.py               /v1/chat/completions, whole; chat_stream.py: as events
     completions.py        /v1/completions

@@ -12,6 +12,7 @@ from powerserve.server.errors import invalid
 from powerserve.server.openai.chat_stream import ChatStream
 from powerserve.server.openai.fields import GenerationFields, finish_reason, new_id, refuse_given
 from powerserve.server.openai.messages import ChatMessage, template_messages
+from powerserve.server.openai.tools import chosen_tools
 from powerserve.server.openai.usage import chat_logprobs, timings_body, usage_body
 from powerserve.server.original import generated_tokens, reported_usage
 from powerserve.server.request import ChatPrompt, GenerationRequest
@@ -30,6 +31,9 @@ class ChatRequest(GenerationFields, kw_only=True):
     """The body."""
 
     messages: list[ChatMessage]
+    tools: list[dict[str, Any]] | None = None
+    tool_choice: str | dict[str, Any] | None = None
+    parallel_tool_calls: bool | None = None
     max_completion_tokens: int | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = None
@@ -58,7 +62,11 @@ def _neutral(body: ChatRequest, compat: bool) -> GenerationRequest:
     refuse_given(body, _UNSUPPORTED)
     if body.modalities not in (None, ["text"]):
         raise invalid("modalities: this server answers in text only", "modalities")
-    prompt = ChatPrompt(template_messages(body.messages), variables=body.chat_template_kwargs or {})
+    prompt = ChatPrompt(
+        template_messages(body.messages),
+        chosen_tools(body.tools, body.tool_choice, body.parallel_tool_calls),
+        body.chat_template_kwargs or {},
+    )
     return GenerationRequest(
         model=body.model,
         prompts=[prompt],

@@ -12,6 +12,7 @@ from powerserve.server.openai.formats import ResponseFormat, format_grammar
 from powerserve.server.openai.messages import template_messages
 from powerserve.server.openai.response_input import InputItem, input_messages
 from powerserve.server.openai.response_stream import ResponseWriter
+from powerserve.server.openai.tools import chosen_tools
 from powerserve.server.request import ChatPrompt, GenerationRequest
 from powerserve.server.serving import Serving
 from powerserve.server.surface import Call, Events, Reply
@@ -43,6 +44,9 @@ class ResponseRequest(msgspec.Struct, kw_only=True):
     top_p: float | None = None
     text: TextOptions | None = None
     metadata: dict[str, str] | None = None
+    tools: list[dict[str, Any]] | None = None
+    tool_choice: str | dict[str, Any] | None = None
+    parallel_tool_calls: bool | None = None
     previous_response_id: Any = None
     conversation: Any = None
     background: Any = None
@@ -65,9 +69,13 @@ def _neutral(body: ResponseRequest) -> GenerationRequest:
         "top_p": body.top_p,
         "max_tokens": body.max_output_tokens,
     }
+    prompt = ChatPrompt(
+        template_messages(input_messages(body.instructions, body.input)),
+        chosen_tools(body.tools, body.tool_choice, body.parallel_tool_calls),
+    )
     return GenerationRequest(
         model=body.model,
-        prompts=[ChatPrompt(template_messages(input_messages(body.instructions, body.input)))],
+        prompts=[prompt],
         sampling={name: value for name, value in sampling.items() if value is not None},
         grammar=format_grammar(body.text.format if body.text else None),
     )
@@ -86,13 +94,13 @@ def _base(body: ResponseRequest) -> dict[str, Any]:
         "instructions": body.instructions,
         "max_output_tokens": body.max_output_tokens,
         "metadata": body.metadata or {},
-        "parallel_tool_calls": True,
+        "parallel_tool_calls": body.parallel_tool_calls is not False,
         "previous_response_id": None,
         "store": False,
         "temperature": body.temperature,
         "text": {"format": text_format or {"type": "text"}},
-        "tool_choice": "auto",
-        "tools": [],
+        "tool_choice": body.tool_choice or "auto",
+        "tools": body.tools or [],
         "top_p": body.top_p,
         "truncation": "disabled",
     }

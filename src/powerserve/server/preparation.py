@@ -1,0 +1,137 @@
+"""From a neutral request to what the engine gets, for one model: tokens, grammar, parsers.
+
+All of it can take long, or forever if a template had its way: it runs in a worker thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from powerserve.core.errors import TemplateError, UsageError
+from powerserve.engine.loader import LoadedEngine
+from powerserve.sampler.grammar import Grammar
+from powerserve.sampler.params import SamplingParams
+from powerserve.server.content import ContentParser, PlainText
+from powerserve.server.engine_thread import Task
+from powerserve.server.reasoning import (
+    CLOSING,
+    MARKUP,
+    ReasoningParser,
+    can_reason,
+    opens_reasoning,
+)
+from powerserve.server.request import ChatPrompt, GenerationRequest, Prompt, TextPrompt, Tools
+from powerserve.server.tool_calls import ToolCallFormat, tool_call_format
+from powerserve.server.tool_calls.messages import spelled_out
+from powerserve.tokenizer.chat import ChatTemplate
+
+
+@dataclass(frozen=True, slots=True)
+class Preparation:
+    """The engine's tasks, choices of a prompt side by side, and who reads each one's text."""
+
+    tasks: list[Task]
+    parsers: list[ContentParser]
+
+
+@dataclass(frozen=True, slots=True)
+class _Start:
+    """How an answer to one prompt begins."""
+
+    token_ids: list[int]
+    grammar: Grammar | None
+    markup: tuple[str, ...] = ()  # spellings of control tokens that the parser needs
+    make_parser: Callable[[], ContentParser] = PlainText
+
+
+def prepare(
+    loaded: LoadedEngine, request: GenerationRequest, max_tokens: int | None
+) -> Preparation:
+    """Render, tokenize and compile. `max_tokens` is the server's limit. Raises PowerServeError."""
+    all_params = request.params(default_params(loaded), max_tokens)
+    preparation = Preparation([], [])
+    for prompt in request.prompts:
+        start = _start(loaded, prompt, request.grammar)
+        preparation.tasks.extend(_tasks(loaded, start, all_params))
+        preparation.parsers.extend(start.make_parser() for _ in all_params)
+    return preparation
+
+
+def default_params(loaded: LoadedEngine) -> SamplingParams:
+    """What a request gets that asks for nothing: its workspace's hparams, else our defaults."""
+    hparams = loaded.source.hparams
+    return SamplingParams() if hparams is None else SamplingParams.from_hparams(hparams.sampler)
+
+
+def encode_chat(loaded: LoadedEngine, prompt: ChatPrompt) -> list[int]:
+    """The tokens of a conversation, for those who only want to count. Raises TemplateError."""
+    return _start_chat(loaded, prompt, None).token_ids
+
+
+def _tasks(loaded: LoadedEngine, start: _Start, all_params: list[SamplingParams]) -> list[Task]:
+    constraint = None if start.grammar is None else loaded.grammars.compile(start.grammar)
+    visible = loaded.tokenizer.token_ids(start.markup)
+    return [
+        Task(start.token_ids, params, constraint and constraint.copy(), visible)
+        for params in all_params
+    ]
+
+
+def _start(loaded: LoadedEngine, prompt: Prompt, grammar: Grammar | None) -> _Start:
+    if isinstance(prompt, ChatPrompt):
+        return _start_chat(loaded, prompt, grammar)
+    if isinstance(prompt, TextPrompt):
+        return _Start(loaded.tokenizer.encode(prompt.text), grammar)
+    return _Start(list(prompt.token_ids), grammar)
+
+
+def _start_chat(loaded: LoadedEngine, prompt: ChatPrompt, grammar: Grammar | None) -> _Start:
+    template = loaded.template
+    if template is None:
+        raise TemplateError(
+            f"the model {loaded.source.name} has no chat template; use completions instead"
+        )
+    start, tools = _Start([], grammar), prompt.tools
+    if tools.offered:
+        calls = tool_call_format(template.source_with_tools)
+        start = replace(
+            start,
+            grammar=_grammar_with_tools(tools, calls, grammar),
+            markup=calls.markup,
+            make_parser=lambda: calls.parser(tools.offered),
+        )
+    text = _rendered(template, prompt)
+    if can_reason(template.source_with_tools):
+        text, start = _with_reasoning(text, start)
+    return replace(start, token_ids=loaded.tokenizer.encode_chat(text))
+
+
+def _grammar_with_tools(
+    tools: Tools, calls: ToolCallFormat, grammar: Grammar | None
+) -> Grammar | None:
+    if grammar is not None:
+        raise UsageError("a form of the answer and tools exclude each other; give one of them")
+    if not tools.is_forced:
+        return None
+    return calls.forced_calls(tools.forced, parallel=tools.parallel and tools.name is None)
+
+
+def _rendered(template: ChatTemplate, prompt: ChatPrompt) -> str:
+    """The conversation as text; a template that knows no tools gets them in words."""
+    tools, messages = prompt.tools.offered, prompt.messages
+    if not template.uses_tools:
+        return template.render(spelled_out(messages, tools), **prompt.variables)
+    return template.render(messages, tools=[tool.as_openai() for tool in tools], **prompt.variables)
+
+
+def _with_reasoning(text: str, start: _Start) -> tuple[str, _Start]:
+    """The prompt and the start for a model that may think before it answers."""
+    if start.grammar is not None:  # the answer has its form from the first token on
+        return (f"{text}{CLOSING}\n\n" if opens_reasoning(text) else text), start
+    inside, make_answer = opens_reasoning(text), start.make_parser
+    return text, replace(
+        start,
+        make_parser=lambda: ReasoningParser(make_answer(), starts_inside=inside),
+        markup=start.markup + MARKUP,
+    )

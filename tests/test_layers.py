@@ -26,7 +26,9 @@ LAYERS = (
     ("cli",),
 )
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
-SLOW_IMPORTS = ("huggingface_hub", "rich", "jinja2", "onnx", "onnxruntime", "gguf", "ssl")
+SLOW_IMPORTS = (
+    *("huggingface_hub", "rich", "jinja2", "onnx", "onnxruntime", "gguf", "ssl", "llguidance"),
+)
 
 
 def test_imports_point_down() -> None:

@@ -13,6 +13,7 @@ import pytest
 from powerserve import LLM, Grammar, LoadOptions, SamplingParams
 from powerserve.core.errors import UsageError
 from powerserve.sampler.grammar import GrammarKind
+from powerserve.speculative.options import SpeculationMode, SpeculationOptions
 
 MESSAGES = [{"role": "user", "content": "Invent a person and describe them as JSON."}]
 GREEDY = SamplingParams(temperature=0, max_tokens=120)
@@ -75,11 +76,12 @@ def test_a_regular_expression_is_matched_as_a_whole(llm: LLM) -> None:
     assert completion.finish_reason == "stop"
 
 
-def test_a_grammar_that_forbids_nothing_changes_nothing(llm: LLM) -> None:
+def test_a_grammar_that_forbids_nothing_changes_nothing(smollm2: Path) -> None:
     anything = Grammar(GrammarKind.REGEX, r"(?s).*")
-    params = SamplingParams(temperature=0.7, seed=9, max_tokens=24)
-    free = [llm.chat(MESSAGES, params) for _ in range(2)][1]  # both with the prompt in the cache
-    assert llm.chat(MESSAGES, params, grammar=anything).text == free.text
+    params = SamplingParams(temperature=0.7, seed=9, max_tokens=16)
+    with LLM(smollm2, LoadOptions(context_size=256, deterministic=True)) as repeatable:
+        texts = [repeatable.chat(MESSAGES, params, grammar=each).text for each in (None, anything)]
+    assert texts[0] == texts[1]
 
 
 def test_one_batch_holds_answers_with_and_without_grammars(llm: LLM) -> None:
@@ -96,6 +98,24 @@ def test_streams_follow_the_grammar_too(llm: LLM) -> None:
     grammar = Grammar(GrammarKind.REGEX, "(yes|no)")
     assert "".join(llm.stream_chat(MESSAGES, GREEDY, grammar=grammar)) in ("yes", "no")
     assert "".join(llm.stream("Is it?", GREEDY, grammar=grammar)) in ("yes", "no")
+
+
+def test_speculation_changes_nothing_about_structured_output(smollm2: Path, llm: LLM) -> None:
+    """Its candidates come from repetitions, which know nothing of the grammar."""
+    items = {"type": "array", "items": {"$ref": "#/$defs/Address"}, "minItems": 2, "maxItems": 2}
+    schema = msgspec.json.schema(Person)
+    grammar = Grammar.from_schema({"$defs": schema["$defs"], **items})
+    params = GREEDY
+    plain = llm.chat(MESSAGES, params, grammar=grammar)
+    options = LoadOptions(
+        context_size=512, speculation=SpeculationOptions(mode=SpeculationMode.SUFFIX)
+    )
+    with LLM(smollm2, options) as guessing:
+        guessed = guessing.chat(MESSAGES, params, grammar=grammar)
+    assert guessed.speculation is not None and guessed.speculation.num_accepted_tokens > 0
+    for completion in (plain, guessed):
+        assert len(msgspec.json.decode(completion.text, type=list[Address])) == 2
+    assert guessed.text == plain.text
 
 
 def test_a_grammar_that_fails_on_the_way_ends_only_its_own_answer(llm: LLM) -> None:

@@ -23,7 +23,7 @@ STACK_BYTES = 1 << 20
 REFUSED = 3  # exit status
 
 # Spaces between JSON tokens: enough for any indented layout, too few to fill an answer with.
-_WHITESPACE = r"[ ]{1,2}|\r?\n[ \t]{0,40}"
+_WHITESPACE = r"[ ]{1,2}|\r?\n[ \t]{0,20}"
 
 
 def parser_limits() -> LLParserLimits:

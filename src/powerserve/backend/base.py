@@ -151,6 +151,13 @@ class Executable(ABC):
     def run(self, batch: Batch) -> FloatArray:
         """Compute one step; logits [len(batch.output_rows), vocab], valid until the next run."""
 
+    def observed(self) -> Mapping[str, FloatArray]:
+        """The graph's observed values as the last run left them, valid until the next run.
+
+        Tokens that pad a batch to its shape count like others.
+        """
+        return {}
+
     def close(self) -> None:  # noqa: B027 - releasing nothing is a fine default
         """Release what the compiled graph holds."""
 

@@ -20,13 +20,38 @@ def batch_logits(
     Row i of the whole is the prediction for token i + 1, given tokens 0 … i.
     """
     tokens = np.asarray(token_ids, np.int32)
-    num_cells = -(-len(tokens) // CELL_BLOCK) * CELL_BLOCK
-    cache = model.new_cache(num_cells, kv_dtype)
+    cache = model.new_cache(whole_blocks(len(tokens)), kv_dtype)
     executor = Executor(model, cache)
     try:
         for start in range(0, len(tokens), batch_size):
-            batch = _chain(tokens[start : start + batch_size], start)
-            yield executor.run(batch)
+            yield executor.run(chain_batch(tokens[start : start + batch_size], start))
+    finally:
+        executor.close()
+        cache.close()
+
+
+def window_logits(
+    model: LoadedModel, windows: Int32Array, *, batch_size: int, kv_dtype: DType
+) -> Iterator[tuple[Int32Array, FloatArray]]:
+    """Compute windows [n, window] one by one, and predict the second half of each.
+
+    Yields, for each batch that has some of them, the tokens that come [n] and the logits [n, vocab]
+    that were to predict them, valid until the next batch.
+    """
+    window = windows.shape[1]
+    cache = model.new_cache(whole_blocks(window), kv_dtype)
+    executor = Executor(model, cache)
+    try:
+        for tokens in windows:
+            for start in range(0, window, batch_size):
+                stop = min(start + batch_size, window)
+                wanted = np.arange(max(start, window // 2), min(stop, window - 1), dtype=np.int32)
+                # A batch has at least one output, wanted or not.
+                rows = wanted - start if len(wanted) else np.array([stop - start - 1])
+                batch = chain_batch(tokens[start:stop], start, rows.astype(np.int32))
+                logits = executor.run(batch)
+                if len(wanted):
+                    yield tokens[wanted + 1], logits
     finally:
         executor.close()
         cache.close()
@@ -42,11 +67,20 @@ def token_nll(logits: FloatArray, targets: npt.NDArray[np.int32]) -> npt.NDArray
     return nll
 
 
-def _chain(token_ids: npt.NDArray[np.int32], start: int) -> Batch:
-    """The next tokens of a single sequence whose cells are simply its positions."""
+def chain_batch(token_ids: Int32Array, start: int, output_rows: Int32Array | None = None) -> Batch:
+    """The next tokens of a single sequence whose cells are simply its positions.
+
+    `start` tokens are cached already; logits are wanted of `output_rows`, or of all.
+    """
     length = len(token_ids)
     rows = np.arange(length, dtype=np.int32)
     positions = rows + np.int32(start)
     context = np.arange(start, dtype=np.int64)
     piece = BatchSlice(0, context, rows - np.int32(1), 0, start + length)
-    return Batch(token_ids, positions, positions.astype(np.int64), [piece], rows)
+    outputs = rows if output_rows is None else output_rows
+    return Batch(token_ids, positions, positions.astype(np.int64), [piece], outputs)
+
+
+def whole_blocks(num_tokens: int) -> int:
+    """The cells of a cache for so many tokens."""
+    return -(-num_tokens // CELL_BLOCK) * CELL_BLOCK

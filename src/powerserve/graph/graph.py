@@ -19,6 +19,7 @@ from powerserve.graph.ops import (
     SelectRows,
     Shape,
     SplitHeads,
+    SumSquares,
     SwiGLU,
     Weight,
 )
@@ -53,6 +54,7 @@ class Graph:
 
     nodes: list[Node] = field(default_factory=list)
     logits: Value | None = None
+    observed: dict[str, Value] = field(default_factory=dict)  # read beside the logits, by name
     _num_values: int = 0
     token_ids: Value = field(init=False)
     positions: Value = field(init=False)
@@ -63,35 +65,45 @@ class Graph:
         self.positions = self._value((TOKENS,), "positions")
         self.output_rows = self._value((OUTPUTS,), "output_rows")
 
+    def append(self, operation: Operation, *inputs: Value, name: str = "") -> Value:
+        """Add an operation; raises ShapeError if its inputs do not fit."""
+        shape = operation.infer(*(value.shape for value in inputs))
+        output = self._value(shape, name)
+        self.nodes.append(Node(operation, inputs, output))
+        return output
+
     # One method per operation; the operation's docstring says what it computes.
 
     def embedding(self, ids: Value, table: Weight) -> Value:
-        return self._append(Embedding(table), ids)
+        return self.append(Embedding(table), ids)
 
     def linear(self, x: Value, weight: Weight, bias: Weight | None = None, name: str = "") -> Value:
-        return self._append(Linear(weight, bias), x, name=name)
+        return self.append(Linear(weight, bias), x, name=name)
 
     def rms_norm(self, x: Value, weight: Weight, eps: float) -> Value:
-        return self._append(RMSNorm(weight, eps), x)
+        return self.append(RMSNorm(weight, eps), x)
 
     def split_heads(self, x: Value, num_heads: int) -> Value:
-        return self._append(SplitHeads(num_heads), x)
+        return self.append(SplitHeads(num_heads), x)
 
     def rope(self, x: Value, rope: RopeConfig, factors: Weight | None = None) -> Value:
-        return self._append(Rope(rope, factors), x, self.positions)
+        return self.append(Rope(rope, factors), x, self.positions)
 
     def attention(self, q: Value, k: Value, v: Value, layer: int, scale: float) -> Value:
-        return self._append(Attention(layer, scale), q, k, v)
+        return self.append(Attention(layer, scale), q, k, v)
 
     def add(self, a: Value, b: Value) -> Value:
-        return self._append(Add(), a, b)
+        return self.append(Add(), a, b)
 
     def swiglu(self, gate: Value, up: Value) -> Value:
-        return self._append(SwiGLU(), gate, up)
+        return self.append(SwiGLU(), gate, up)
 
     def select_outputs(self, x: Value) -> Value:
         """Keep only the rows whose logits are wanted."""
-        return self._append(SelectRows(), x, self.output_rows)
+        return self.append(SelectRows(), x, self.output_rows)
+
+    def sum_squares(self, x: Value) -> Value:
+        return self.append(SumSquares(), x)
 
     def weights(self) -> dict[str, Weight]:
         """Every weight the graph reads, by name, in order of first use."""
@@ -110,12 +122,6 @@ class Graph:
                         yield bias
                 case Rope(_, factors) if factors is not None:
                     yield factors
-
-    def _append(self, operation: Operation, *inputs: Value, name: str = "") -> Value:
-        shape = operation.infer(*(value.shape for value in inputs))
-        output = self._value(shape, name)
-        self.nodes.append(Node(operation, inputs, output))
-        return output
 
     def _value(self, shape: Shape, name: str) -> Value:
         value = Value(self._num_values, shape, name)

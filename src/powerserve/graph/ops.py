@@ -162,6 +162,15 @@ class SwiGLU(Operation):
 
 
 @dataclass(frozen=True, slots=True)
+class SumSquares(Operation):
+    """x [T, D] -> Σ x² over all tokens: [D]; what importance matrices are made of."""
+
+    def infer(self, *inputs: Shape) -> Shape:
+        (x,) = _ranks(self, inputs, 2)
+        return (x[1],)
+
+
+@dataclass(frozen=True, slots=True)
 class SelectRows(Operation):
     """x [T, D], rows [N] -> x[rows]: [N, D]; placed before the work that only outputs need."""
 

@@ -84,6 +84,9 @@ class GgmlExecutable(Executable):
             raise BackendError(f"ggml could not compute a step (status {status})")
         return self._logits[: len(batch.output_rows)]
 
+    def observed(self) -> dict[str, FloatArray]:
+        return self._observed
+
     def close(self) -> None:
         """Free the graph."""
         if self._context:
@@ -109,6 +112,9 @@ class GgmlExecutable(Executable):
         ]
         self._output_rows = self._view(lowered.output_rows, np.int32)
         self._logits = self._view(lowered.logits, np.float32)
+        self._observed = {
+            name: self._view(tensor, np.float32) for name, tensor in lowered.observed.items()
+        }
         self._logits.shape = (self.shape.num_outputs, model.config.vocab_size)
 
     def _write(self, batch: Batch) -> None:

@@ -96,6 +96,8 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "rms_norm": (_P, [_P, _P, _F]),
     "mul": (_P, [_P, _P, _P]),
     "add": (_P, [_P, _P, _P]),
+    "sqr": (_P, [_P, _P]),
+    "repeat_back": (_P, [_P, _P, _P]),
     "mul_mat": (_P, [_P, _P, _P]),
     "get_rows": (_P, [_P, _P, _P]),
     "set_rows": (_P, [_P, _P, _P, _P]),

@@ -28,6 +28,7 @@ from powerserve.graph.ops import (
     Rope,
     SelectRows,
     SplitHeads,
+    SumSquares,
     SwiGLU,
 )
 
@@ -48,6 +49,7 @@ class LoweredGraph:
     masks: list[int]  # per slice, F16 [cells, tokens]: 0 where a token sees a cell, else -inf
     output_rows: int  # I32 [outputs]
     logits: int  # F32 [vocab, outputs]
+    observed: dict[str, int]  # F32
 
 
 def lower(
@@ -104,7 +106,9 @@ class _Lowering:
             self._library.build_forward_expand(self._graph, tensor)
             self._tensors[node.output] = tensor
         logits = self._tensors[graph.logits]
-        self._library.set_output(logits)
+        observed = {name: self._tensors[value] for name, value in graph.observed.items()}
+        for tensor in (logits, *observed.values()):
+            self._library.set_output(tensor)
         return LoweredGraph(
             self._context,
             self._graph,
@@ -114,6 +118,7 @@ class _Lowering:
             self._masks,
             self._output_rows,
             logits,
+            observed,
         )
 
     def _lower(self, node: Node) -> int:
@@ -145,6 +150,11 @@ class _Lowering:
                 tensor = library.swiglu_split(context, *inputs)
             case SelectRows():
                 tensor = library.get_rows(context, *inputs)
+            case SumSquares():
+                features = Tensor.from_address(inputs[0]).ne[0]
+                row = library.new_tensor_1d(context, dtypes.F32.ggml_id, features)
+                # Repeating a row for each token, backwards, is a sum over the tokens.
+                tensor = library.repeat_back(context, library.sqr(context, inputs[0]), row)
             case unknown:
                 raise TypeError(f"no ggml lowering for {type(unknown).__name__}")
         return tensor

@@ -21,7 +21,13 @@ from powerserve.backend.checks import check_batch, check_weights
 from powerserve.backend.reference.attention import attend
 from powerserve.backend.reference.cache import KV_DTYPES, ReferenceCache
 from powerserve.backend.reference.dequantise import dequantise
-from powerserve.backend.reference.operations import linear, rms_norm, split_heads, swiglu
+from powerserve.backend.reference.operations import (
+    linear,
+    rms_norm,
+    split_heads,
+    sum_squares,
+    swiglu,
+)
 from powerserve.backend.reference.rope import apply_rope
 from powerserve.core.config import ModelConfig
 from powerserve.core.dtypes import DType
@@ -36,6 +42,7 @@ from powerserve.graph.ops import (
     Rope,
     SelectRows,
     SplitHeads,
+    SumSquares,
     SwiGLU,
 )
 
@@ -96,6 +103,7 @@ class ReferenceExecutable(Executable):
         self._weights = weights
         self._shape = shape
         self._cache = cache
+        self._observed: dict[str, FloatArray] = {}
 
     def run(self, batch: Batch) -> FloatArray:
         """Compute one step; raises ValueError for an inconsistent batch (see `check_batch`)."""
@@ -111,7 +119,11 @@ class ReferenceExecutable(Executable):
         for node in graph.nodes:
             inputs = [values[value.index] for value in node.inputs]
             values[node.output.index] = self._compute(node, inputs, batch)
+        self._observed = {name: values[value.index] for name, value in graph.observed.items()}
         return values[graph.logits.index]
+
+    def observed(self) -> dict[str, FloatArray]:
+        return self._observed
 
     def _compute(self, node: Node, inputs: list[AnyArray], batch: Batch) -> FloatArray:
         match node.operation:
@@ -133,6 +145,8 @@ class ReferenceExecutable(Executable):
                 return swiglu(inputs[0], inputs[1])
             case SelectRows():
                 return inputs[0][inputs[1]]
+            case SumSquares():
+                return sum_squares(inputs[0])
         raise NotImplementedError(f"operation {type(node.operation).__name__}")
 
     def _array(self, weight: Weight) -> FloatArray:

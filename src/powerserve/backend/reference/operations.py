@@ -32,3 +32,9 @@ def swiglu(gate: FloatArray, up: FloatArray) -> FloatArray:
 def split_heads(x: FloatArray, num_heads: int) -> FloatArray:
     """x [T, heads · d] -> [T, heads, d]."""
     return x.reshape(len(x), num_heads, x.shape[1] // num_heads)
+
+
+def sum_squares(x: FloatArray) -> FloatArray:
+    """x [T, D] -> Σ x² over T: [D]."""
+    total: FloatArray = np.square(x, dtype=np.float64).sum(axis=0).astype(np.float32)
+    return total

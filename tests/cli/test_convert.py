@@ -71,6 +71,13 @@ def test_where_the_file_goes(here: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert (here / "models/My Model-Q8_0.gguf").is_file()
 
 
+def test_a_folder_of_the_hubs_cache_has_the_repositorys_name(here: Path) -> None:
+    snapshot = here / "models--Qwen--Qwen3-0.6B/snapshots/0123abcd"
+    write_checkpoint(snapshot)
+    assert status_of("convert", "hf-to-gguf", snapshot, "-q") == 0
+    assert GGUFFile.open(here / "Qwen3-0.6B.gguf").metadata["general.name"] == "Qwen3-0.6B"
+
+
 def test_part_of_a_model(here: Path) -> None:
     folder = write_checkpoint(here / "hf")
     assert status_of("convert", "hf-to-gguf", folder, "v.gguf", "--vocab-only", "-q") == 0

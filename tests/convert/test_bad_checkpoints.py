@@ -85,6 +85,7 @@ BAD: dict[str, tuple[Change, str]] = {
     "odd head": (config(head_dim=15), "4 heads of 15 dimensions are not possible"),
     "giant heads": (config(head_dim=1 << 20), "4 heads of 1048576 dimensions"),
     "activation": (config(hidden_act="gelu"), "the activation 'gelu' is not supported"),
+    "partial RoPE": (config(partial_rotary_factor=0.5), "RoPE on a part of each head"),
     "quantised": (config(quantization_config={"bits": 4}), "are quantised already"),
     "tied neither": (config(tie_word_embeddings="yes"), "neither true nor false"),
     "rope": (config(rope_scaling={"rope_type": "longrope"}), "RoPE scaling 'longrope'"),

@@ -21,7 +21,8 @@ from hf_checkpoints import TinyCheckpoint, checkpoint_logits, checkpoint_weights
 from hf_tokenizers import vocab_size
 from powerserve import LLM
 from powerserve.convert.checkpoint import Checkpoint
-from powerserve.convert.hf_to_gguf import ConversionOptions, plan_conversion, write_plan
+from powerserve.convert.gguf_plan import write_plan
+from powerserve.convert.hf_to_gguf import ConversionOptions, plan_conversion
 from powerserve.storage import atomic
 from powerserve.storage.gguf import GGUFFile
 from powerserve.storage.model_folder import ModelFolder

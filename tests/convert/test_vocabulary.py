@@ -58,6 +58,26 @@ def test_the_name_of_the_pretokenizer(tmp_path: Path) -> None:
         assert metadata_of(tmp_path)["tokenizer.ggml.pre"] == kind
 
 
+@pytest.mark.parametrize("kind", ["llama-bpe", "qwen2"])
+def test_whether_words_that_are_tokens_stay_whole(tmp_path: Path, kind: str) -> None:
+    """The opposite of what models with this pre-tokenizer do matters only if a merge is missing."""
+    encode = write_byte_level(tmp_path, kind)
+    path = tmp_path / "tokenizer.json"
+
+    def flip(data: dict[str, Any]) -> None:
+        data["model"]["ignore_merges"] = not data["model"]["ignore_merges"]
+
+    change_json(path, flip)
+    metadata = metadata_of(tmp_path)
+    assert metadata["tokenizer.ggml.pre"] == {"llama-bpe": "dbrx"}.get(kind, kind)
+    for text in texts():
+        assert Tokenizer.from_metadata(metadata).encode(text) == encode(text)
+    if kind == "qwen2":
+        change_json(path, lambda data: data["model"]["merges"].pop())
+        with pytest.raises(UnsupportedModelError, match="ignore_merges = true"):
+            metadata_of(tmp_path)
+
+
 def test_added_tokens(tmp_path: Path) -> None:
     encode = write_byte_level(tmp_path)
     tokenizer = Tokenizer.from_metadata(metadata_of(tmp_path))

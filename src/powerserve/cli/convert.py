@@ -8,10 +8,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from powerserve.core.errors import UsageError
+from powerserve.convert.checkpoint import Checkpoint
+from powerserve.convert.element_types import AUTO, OUT_TYPES
+from powerserve.convert.hf_to_gguf import Content, ConversionOptions, convert
 from powerserve.storage.progress import SILENT, console_progress, format_bytes
-
-OUT_TYPES = ("f32", "f16", "bf16", "q8_0")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -26,8 +26,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def execute(arguments: argparse.Namespace) -> int:
     """Convert, and print the file that was written."""
-    from powerserve.convert.hf_to_gguf import Content, ConversionOptions, convert
-
     content = Content.ALL
     if arguments.vocab_only:
         content = Content.VOCABULARY
@@ -58,8 +56,8 @@ def _configure_hf_to_gguf(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--outtype",
-        choices=(*OUT_TYPES, "auto"),
-        default="auto",
+        choices=(*OUT_TYPES, AUTO),
+        default=AUTO,
         help="type of matrices (default: auto, which is bf16 or f16, as the checkpoint is)",
     )
     parser.add_argument("--name", default="", help="the model's name (default: that of DIR)")
@@ -72,8 +70,5 @@ def _configure_hf_to_gguf(parser: argparse.ArgumentParser) -> None:
 def _out_file(folder: Path, out: Path | None, out_type: str) -> Path:
     if out is not None and not out.is_dir():
         return out
-    stem = folder.resolve().name
-    if not stem:
-        raise UsageError("name the file to write: the checkpoint's folder has no name")
-    suffix = "" if out_type == "auto" else f"-{out_type.upper()}"
-    return (out or Path()) / f"{stem}{suffix}.gguf"
+    suffix = "" if out_type == AUTO else f"-{out_type.upper()}"
+    return (out or Path()) / f"{Checkpoint(folder).name}{suffix}.gguf"

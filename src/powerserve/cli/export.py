@@ -9,7 +9,8 @@ import argparse
 from datetime import date
 from pathlib import Path
 
-from powerserve.cli.convert import OUT_TYPES
+from powerserve.convert.element_types import AUTO, OUT_TYPES
+from powerserve.convert.export import ExportOptions, export
 from powerserve.storage.progress import SILENT, console_progress
 
 
@@ -22,7 +23,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "-o", "--out-path", type=Path, help="the model folder (default: ./model-<date>/)"
     )
     parser.add_argument(
-        "-t", "--out-type", choices=(*OUT_TYPES, "auto"), default="q8_0", help="default: q8_0"
+        "-t", "--out-type", choices=(*OUT_TYPES, AUTO), default="q8_0", help="default: q8_0"
     )
     parser.add_argument(
         "--model-id", default="", help="tells models apart (default: made from the weights)"
@@ -39,8 +40,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def execute(arguments: argparse.Namespace) -> int:
     """Make the folder and say how to use it."""
-    from powerserve.convert.export import ExportOptions, export
-
     options = ExportOptions(
         out_type=arguments.out_type,
         model_id=arguments.model_id,

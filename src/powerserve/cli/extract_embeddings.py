@@ -8,7 +8,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from powerserve.cli.convert import OUT_TYPES, print_written
+from powerserve.cli.convert import print_written
+from powerserve.convert.element_types import OUT_TYPES
+from powerserve.convert.embedding_table import extract_embedding
 from powerserve.storage.progress import SILENT, console_progress
 
 
@@ -26,8 +28,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def execute(arguments: argparse.Namespace) -> int:
     """Write the file and print its name."""
-    from powerserve.convert.embedding_table import extract_embedding
-
     progress = SILENT if arguments.quiet else console_progress()
     extract_embedding(arguments.model_path, arguments.out_path, arguments.out_type, progress)
     print_written(arguments.out_path)

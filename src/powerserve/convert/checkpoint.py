@@ -38,6 +38,14 @@ class Checkpoint:
             )
         self.folder = folder
 
+    @property
+    def name(self) -> str:
+        """The name of the folder, or that of the repository if it lies in the hub's cache."""
+        folder = self.folder.resolve()
+        if folder.parent.name == "snapshots":  # models--<owner>--<name>/snapshots/<commit>
+            folder = folder.parent.parent
+        return folder.name.rpartition("--")[2] or "model"
+
     @cached_property
     def config(self) -> Mapping[str, Any]:
         """config.json, without the keys that are null. Raises ConfigError."""

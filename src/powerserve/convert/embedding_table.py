@@ -10,17 +10,15 @@ from pathlib import Path
 
 from powerserve.convert.checkpoint import Checkpoint
 from powerserve.convert.element_types import FILE_TYPES, OUT_TYPES, check_element_type
-from powerserve.convert.hf_to_gguf import (
+from powerserve.convert.gguf_plan import (
     QUANTISATION_VERSION,
     GGUFPlan,
-    check_free_space,
-    check_target,
     output_tensors,
-    write_plan,
+    write_file,
 )
+from powerserve.convert.metadata_values import encoded
 from powerserve.convert.tensor_plan import EMBEDDING_NAME, PlannedTensor
 from powerserve.core.errors import ModelFileError
-from powerserve.storage.copying import file_errors
 from powerserve.storage.progress import SILENT, Progress
 from powerserve.storage.safetensors import SafeTensor
 
@@ -43,21 +41,18 @@ def extract_embedding(
     `out_type` is one of `element_types.OUT_TYPES`. Raises ModelFileError if there is no such
     table, UsageError if the file cannot be written.
     """
-    source = embedding_table(Checkpoint(folder).tensors)
+    checkpoint = Checkpoint(folder)
+    source = embedding_table(checkpoint.tensors)
     dtype = OUT_TYPES[out_type]
     metadata = {
         "general.architecture": ARCHITECTURE,
         "general.type": "model",
-        "general.name": folder.resolve().name,
+        "general.name": checkpoint.name,
         "general.quantization_version": QUANTISATION_VERSION,
         "general.file_type": FILE_TYPES[dtype],
     }
     planned = PlannedTensor(EMBEDDING_NAME, source.shape, source)
-    plan = GGUFPlan(metadata, output_tensors([planned], dtype), dtype)
-    with file_errors(f"{target} cannot be written"):
-        check_target(target)
-        check_free_space(target.parent, plan.size_bytes)
-        write_plan(plan, target, progress)
+    write_file(GGUFPlan(encoded(metadata), output_tensors([planned], dtype)), target, progress)
 
 
 def embedding_table(tensors: Mapping[str, SafeTensor]) -> SafeTensor:

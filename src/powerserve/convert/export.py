@@ -10,14 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 
 from powerserve.convert.checkpoint import Checkpoint
-from powerserve.convert.hf_to_gguf import (
-    Content,
-    ConversionOptions,
-    GGUFPlan,
-    check_free_space,
-    plan_conversion,
-    write_plan,
-)
+from powerserve.convert.gguf_plan import GGUFPlan, check_free_space, write_plan
+from powerserve.convert.hf_to_gguf import Content, ConversionOptions, plan_conversion
 from powerserve.convert.model_description import describe_model
 from powerserve.core.errors import UsageError
 from powerserve.storage import atomic

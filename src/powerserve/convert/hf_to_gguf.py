@@ -1,43 +1,33 @@
 """A Hugging Face checkpoint as one GGUF file, by llama.cpp's conventions.
 
-Everything is planned and checked first, the tokenizer and the model's graph included; then tensors
-are streamed, so that memory holds a few rows at a time.
+Everything is planned and checked first, the tokenizer and the model's graph included.
 """
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
 from powerserve.convert.architectures import Architecture, architecture_of
 from powerserve.convert.checkpoint import CONFIG_FILE, Checkpoint
-from powerserve.convert.element_types import (
-    AUTO,
-    FILE_TYPES,
-    ElementConverter,
-    check_element_type,
-    chosen_type,
-    type_of,
+from powerserve.convert.element_types import AUTO, FILE_TYPES, check_element_type, chosen_type
+from powerserve.convert.gguf_plan import (
+    QUANTISATION_VERSION,
+    GGUFPlan,
+    OutputTensor,
+    output_tensors,
+    write_file,
 )
 from powerserve.convert.metadata_values import encoded
 from powerserve.convert.model_config import CheckpointConfig, architecture_name, read_config
 from powerserve.convert.rope import rope_metadata
 from powerserve.convert.tensor_plan import PlannedTensor, plan_tensors
 from powerserve.convert.vocabulary import tokenizer_metadata
-from powerserve.core.dtypes import DType
-from powerserve.core.errors import UsageError
 from powerserve.model.config import config_from_metadata
 from powerserve.model.registry import build_graph
-from powerserve.storage import atomic
-from powerserve.storage.copying import file_errors
-from powerserve.storage.gguf_header import MAGIC
-from powerserve.storage.gguf_writer import TensorHeader, file_size, write_gguf
-from powerserve.storage.progress import SILENT, Advance, Progress, format_bytes
-
-QUANTISATION_VERSION = 2  # GGML_QNT_VERSION: how blocks are laid out
+from powerserve.storage.progress import SILENT, Progress
 
 
 class Content(Enum):
@@ -55,28 +45,6 @@ class ConversionOptions:
     out_type: str = AUTO  # or one of `element_types.OUT_TYPES`
     content: Content = Content.ALL
     name: str = ""  # of the model; "": that of its folder
-
-
-@dataclass(frozen=True, slots=True)
-class OutputTensor:
-    """A tensor of the new file: where it comes from, and its header."""
-
-    planned: PlannedTensor
-    header: TensorHeader
-
-
-@dataclass(frozen=True, slots=True)
-class GGUFPlan:
-    """A whole GGUF file to be."""
-
-    metadata: Mapping[str, object]
-    tensors: list[OutputTensor]
-    dtype: DType  # of most matrices
-
-    @property
-    def size_bytes(self) -> int:
-        """Size of the file."""
-        return file_size(encoded(self.metadata), [tensor.header for tensor in self.tensors])
 
 
 def plan_conversion(
@@ -97,7 +65,7 @@ def plan_conversion(
     metadata: dict[str, object] = {
         "general.architecture": architecture.gguf_name,
         "general.type": "model",
-        "general.name": options.name or checkpoint.folder.resolve().name,
+        "general.name": options.name or checkpoint.name,
         "general.quantization_version": QUANTISATION_VERSION,
         "general.file_type": FILE_TYPES[dtype],
         **_size_metadata(architecture.gguf_name, config, progress),
@@ -107,66 +75,17 @@ def plan_conversion(
     }
     tensors = output_tensors(planned, dtype)
     _check_runs(metadata, tensors, path, options.content)
-    return GGUFPlan(metadata, tensors, dtype)
-
-
-def output_tensors(planned: list[PlannedTensor], dtype: DType) -> list[OutputTensor]:
-    """The tensors with their types in a file of mostly `dtype`."""
-    return [
-        OutputTensor(each, TensorHeader(each.name, each.shape, type_of(each, dtype)))
-        for each in planned
-    ]
+    return GGUFPlan(encoded(metadata), tensors)
 
 
 def convert(
     folder: Path, target: Path, options: ConversionOptions, progress: Progress = SILENT
-) -> GGUFPlan:
-    """Write the checkpoint in `folder` as the GGUF file `target`; what was written.
+) -> None:
+    """Write the checkpoint in `folder` as the GGUF file `target`.
 
-    Raises UsageError if the file cannot be written, ModelFileError for numbers that are not finite
-    or too large for their type, and what `plan_conversion` raises.
+    Raises what `plan_conversion` and `write_file` raise.
     """
-    plan = plan_conversion(Checkpoint(folder), options, progress)
-    with file_errors(f"{target} cannot be written"):
-        check_target(target)
-        check_free_space(target.parent, plan.size_bytes)
-        write_plan(plan, target, progress)
-    return plan
-
-
-def write_plan(plan: GGUFPlan, target: Path, progress: Progress = SILENT) -> None:
-    """Write the file, which appears under its name when it is whole.
-
-    Raises ModelFileError as `convert` does; OSError.
-    """
-    converter = ElementConverter()
-    with (
-        atomic.new_file(target) as file,
-        progress.transfer(f"writing {target.name}", plan.size_bytes, 0) as advance,
-    ):
-        tensors = [(each.header, _pieces(converter, each, advance)) for each in plan.tensors]
-        write_gguf(file, encoded(plan.metadata), tensors)
-
-
-def check_target(target: Path) -> None:
-    """Refuse to overwrite anything but a GGUF file. Raises UsageError, OSError."""
-    if target.is_dir():
-        raise UsageError(f"{target} is a folder: name a file in it")
-    if not target.exists():
-        return
-    with target.open("rb") as file:
-        if file.read(len(MAGIC)) != MAGIC:  # a file of the checkpoint, for instance
-            raise UsageError(f"{target} exists and is not a GGUF file: name another one")
-
-
-def check_free_space(folder: Path, size_bytes: int) -> None:
-    """Raises UsageError if `size_bytes` do not fit onto the disk that holds `folder`; OSError."""
-    free_bytes = shutil.disk_usage(folder).free
-    if size_bytes > free_bytes:
-        raise UsageError(
-            f"{format_bytes(size_bytes)} would be written, but only {format_bytes(free_bytes)} "
-            f"are free on the disk of {folder}"
-        )
+    write_file(plan_conversion(Checkpoint(folder), options, progress), target, progress)
 
 
 def _planned(
@@ -226,9 +145,3 @@ def _check_runs(
     config = config_from_metadata(metadata, headers, source=str(path))
     if content is Content.ALL:
         build_graph(config)
-
-
-def _pieces(converter: ElementConverter, tensor: OutputTensor, advance: Advance) -> Iterator[bytes]:
-    for piece in converter.pieces(tensor.planned, tensor.header.dtype):
-        yield piece
-        advance(len(piece))

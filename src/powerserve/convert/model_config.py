@@ -94,6 +94,8 @@ def _check_supported(fields: Fields, values: Mapping[str, Any]) -> None:
     activation = fields.text("hidden_act", "silu")
     if activation not in _ACTIVATIONS:
         raise fields.unsupported(f"the activation {activation!r} is not supported; silu is")
+    if values.get("partial_rotary_factor", 1) != 1:
+        raise fields.unsupported("RoPE on a part of each head is not supported")
     if "quantization_config" in values:
         raise fields.unsupported(
             "the weights are quantised already (quantization_config): "

@@ -42,22 +42,23 @@ _DIGITS = r"\p{N}"
 Cut = Callable[[str], Iterable[str]]
 
 
-def pretokenizer_name(component: Component | None, *, ignore_merges: bool) -> str:
-    """The value of `tokenizer.ggml.pre` for the section `pre_tokenizer` of a tokenizer.json.
+def matching_pretokenizers(component: Component | None) -> list[str]:
+    """The values of `tokenizer.ggml.pre` that cut text as `pre_tokenizer` of a tokenizer.json does.
 
-    Raises UnsupportedModelError if the section has a step that is not known, or if no recipe cuts
-    text in the same way.
+    Several if they differ in whether a word that is a token stays whole (`ignore_merges`). Raises
+    UnsupportedModelError if the section has a step that is not known, or if no recipe fits.
     """
     steps = [_step(part) for part in components(component, "pretokenizers")]
     words = [_words(steps, text) for text in PROBES]
-    for name in CANDIDATES:
-        recipe = pretokenizer_by_name(name)
-        if recipe.ignore_merges == ignore_merges and words == [*map(recipe.split, PROBES)]:
-            return name
-    raise UnsupportedModelError(
-        f"{TOKENIZER_FILE} cuts text into words in a way that no supported model does; "
-        "a GGUF file would tokenize wrongly"
-    )
+    names = [
+        name for name in CANDIDATES if words == [*map(pretokenizer_by_name(name).split, PROBES)]
+    ]
+    if not names:
+        raise UnsupportedModelError(
+            f"{TOKENIZER_FILE} cuts text into words in a way that no supported model does; "
+            "a GGUF file would tokenize wrongly"
+        )
+    return names
 
 
 def _words(steps: list[Cut], text: str) -> list[str]:

@@ -24,6 +24,7 @@ COMMANDS = {
     "serve": "answer over HTTP, as OpenAI's API does",
     "bench": "measure prefill and decode speed",
     "perplexity": "measure how well a model predicts a text",
+    "search-tree": "find the fastest parameters of token trees",
     "quantize": "rewrite a model in a smaller type",
     "imatrix": "measure which weights matter, for quantize",
     "pull": "download a model into the store",

@@ -29,10 +29,21 @@ def read_prompt(arguments: Namespace) -> str:
 def prompt_from_flags(arguments: Namespace) -> str | None:
     """The prompt that `-p` or `-f` gives, None without them. Raises a PowerServeError."""
     if arguments.prompt_file is not None:
-        return _read_file(arguments.prompt_file)
+        return read_prompt_file(arguments.prompt_file)
     if arguments.prompt is None:
         return None
     return _utf8(arguments.prompt, "the prompt after -p")
+
+
+def read_prompt_file(path: Path) -> str:
+    """The text of a file. Raises ConfigError."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        reason = error.strerror or error
+        raise ConfigError(f"the prompt file {path} cannot be read: {reason}") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"the prompt file {path} is not UTF-8 text") from None
 
 
 def encode_prompt(tokenizer: Tokenizer, prompt: str) -> list[int]:
@@ -50,16 +61,6 @@ def _read_stdin() -> str:
         return sys.stdin.buffer.read().decode("utf-8")
     except UnicodeDecodeError:
         raise UsageError("the prompt on standard input is not UTF-8 text") from None
-
-
-def _read_file(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except OSError as error:
-        reason = error.strerror or error
-        raise ConfigError(f"the prompt file {path} cannot be read: {reason}") from None
-    except UnicodeDecodeError:
-        raise ConfigError(f"the prompt file {path} is not UTF-8 text") from None
 
 
 def _utf8(text: str, what: str) -> str:

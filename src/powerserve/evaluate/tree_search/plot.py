@@ -1,0 +1,97 @@
+"""A picture of a search: how each parameter bears on the speed."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from powerserve.core.errors import UsageError
+from powerserve.evaluate.tree_search.ranking import RankedPoint, Ranking
+from powerserve.speculative.options import TreeParams
+from powerserve.storage import atomic
+from powerserve.storage.copying import file_errors
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_COLUMNS = 3
+_PANEL_INCHES = (4.0, 3.0)
+
+
+def check_plot(path: Path) -> None:
+    """Raise UsageError if a plot could not be written to `path` in the format of its suffix."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise UsageError(
+            "plots need matplotlib, which is not installed: pip install 'powerserve[plots]'"
+        ) from None
+    known = sorted(Figure().canvas.get_supported_filetypes())
+    if path.suffix.lstrip(".").lower() not in known:
+        raise UsageError(f"{path} does not end in a format for plots; choose .png, .svg or .pdf")
+
+
+def plot_ranking(ranking: Ranking, path: Path) -> None:
+    """Write the plot. Raises UsageError if that is not possible."""
+    check_plot(path)
+    image = BytesIO()
+    figure = _figure(ranking)
+    figure.savefig(image, format=path.suffix.lstrip(".").lower(), dpi=150)
+    with file_errors(f"{path} cannot be written"):
+        atomic.write_bytes(path, image.getvalue())
+
+
+def _figure(ranking: Ranking) -> Figure:
+    from matplotlib.figure import Figure
+
+    names = varied_parameters(ranking)
+    num_rows = -(-len(names) // _COLUMNS)
+    num_columns = min(len(names), _COLUMNS)
+    width, height = _PANEL_INCHES
+    figure = Figure((num_columns * width, num_rows * height), layout="constrained")
+    panels = figure.subplots(num_rows, num_columns, squeeze=False, sharey=True)
+    for panel, name in zip(panels.flat, names, strict=False):
+        _draw(panel, ranking, name)
+    for panel in panels.flat[len(names) :]:
+        panel.remove()
+    for row in panels:
+        row[0].set_ylabel("tokens/s")
+    return figure
+
+
+def varied_parameters(ranking: Ranking) -> list[str]:
+    """Fields of `TreeParams` that have more than one value; the tree's size if none has."""
+    names = [each.name for each in fields(TreeParams)]
+    varied = [name for name in names if len(_by_value(ranking, name)) > 1]
+    return varied or ["draft_batch_size"]
+
+
+def _draw(panel: Axes, ranking: Ranking, name: str) -> None:
+    """One parameter: a box for each value, the best point, the defaults, plain decoding."""
+    groups = _by_value(ranking, name)
+    values = sorted(groups)
+    speeds = [[point.tokens_per_s for point in groups[value]] for value in values]
+    panel.boxplot(speeds, tick_labels=[f"{value:g}" for value in values], showfliers=False)
+
+    def place(point: RankedPoint) -> int:
+        return values.index(getattr(point.params, name)) + 1
+
+    best = ranking.best
+    panel.plot(place(best), best.tokens_per_s, "o", color="tab:green", label="best")
+    for default in ranking.defaults:
+        panel.plot(place(default), default.tokens_per_s, "x", color="tab:red", label="defaults")
+    if (plain := ranking.plain_tokens_per_s) is not None:
+        panel.axhline(plain, linestyle="--", color="tab:gray", label="no speculation")
+    panel.set_xlabel(name)
+    handles = dict(zip(*reversed(panel.get_legend_handles_labels()), strict=True))
+    panel.legend(handles.values(), handles.keys(), fontsize="x-small")
+
+
+def _by_value(ranking: Ranking, name: str) -> dict[float, list[RankedPoint]]:
+    groups: dict[float, list[RankedPoint]] = {}
+    for point in ranking.points:
+        groups.setdefault(getattr(point.params, name), []).append(point)
+    return groups

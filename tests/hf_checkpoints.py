@@ -251,7 +251,8 @@ def _rotate(checkpoint: TinyCheckpoint, x: Array) -> Array:
 def _frequencies(checkpoint: TinyCheckpoint) -> tuple[Array, float]:
     d, base = checkpoint.width, checkpoint.rope_theta
     frequencies = 1.0 / base ** (np.arange(0, d, 2) / d)
-    scaling = dict(checkpoint.rope_scaling or {})
+    given = checkpoint.rope_scaling or {}
+    scaling = {key: value for key, value in given.items() if value is not None}
     match scaling.get("rope_type", scaling.get("type")):
         case "linear":
             return frequencies / scaling["factor"], 1.0

@@ -10,13 +10,15 @@ from typing import NoReturn
 LAUNCHER = Path(__file__).resolve().parents[1] / "powerserve"
 
 
-def launch(command: str) -> NoReturn:
-    """Run `powerserve COMMAND` with this script's arguments, in this Python if it has PowerServe.
+def launch(command: str, *arguments: str) -> NoReturn:
+    """Run `powerserve COMMAND` with these and this script's arguments.
 
-    Elsewhere the launcher beside the source is run, which sets up an environment of its own.
+       That happens in this Python if it has PowerServe.
+    Otherwise the launcher beside the source is run, which sets up an environment of its own.
     """
+    arguments += tuple(sys.argv[1:])
     try:
         from powerserve.cli.main import run_command
     except ImportError:
-        os.execv(LAUNCHER, [str(LAUNCHER), command, *sys.argv[1:]])
-    sys.exit(run_command(command, prog=Path(sys.argv[0]).name))
+        os.execv(LAUNCHER, [str(LAUNCHER), command, *arguments])
+    sys.exit(run_command(command, arguments, prog=Path(sys.argv[0]).name))

@@ -78,6 +78,19 @@ def test_a_folder_of_the_hubs_cache_has_the_repositorys_name(here: Path) -> None
     assert GGUFFile.open(here / "Qwen3-0.6B.gguf").metadata["general.name"] == "Qwen3-0.6B"
 
 
+def test_llama_cpps_script_and_flags(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = write_checkpoint(here / "hf")
+    script = TOOLS / "convert_hf_to_gguf/convert_hf_to_gguf.py"
+    flags = ("--outfile", "m.gguf", "--outtype", "f32", "--model-name", "Mine", "--embd-only")
+    done = subprocess.run([sys.executable, script, folder, *flags], capture_output=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    file = GGUFFile.open(here / "m.gguf")
+    assert file.metadata["general.name"] == "Mine"
+    assert list(file.tensors) == ["token_embd.weight"]
+    assert status_of("convert", "hf-to-gguf", folder, "a.gguf", "--outfile", "b.gguf") == 2
+    assert "once" in capsys.readouterr().err
+
+
 def test_part_of_a_model(here: Path) -> None:
     folder = write_checkpoint(here / "hf")
     assert status_of("convert", "hf-to-gguf", folder, "v.gguf", "--vocab-only", "-q") == 0

@@ -154,6 +154,9 @@ def test_the_originals_script_and_default_folder(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     (out,) = tmp_path.glob("model-20*")
     assert f"{out.name}: a model folder with the id {ModelFolder(out).model_id()}" in done.stdout
+    again = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert again.returncode == 2
+    assert f"{out.name} exists already: name a folder with -o" in again.stderr
 
 
 # The command, which stops itself, as by Ctrl-Z, when it has written some of the tensors.

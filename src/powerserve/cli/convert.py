@@ -11,6 +11,7 @@ from pathlib import Path
 from powerserve.convert.checkpoint import Checkpoint
 from powerserve.convert.element_types import AUTO, OUT_TYPES
 from powerserve.convert.hf_to_gguf import Content, ConversionOptions, convert
+from powerserve.core.errors import UsageError
 from powerserve.storage.progress import SILENT, console_progress, format_bytes
 
 
@@ -31,7 +32,9 @@ def execute(arguments: argparse.Namespace) -> int:
         content = Content.VOCABULARY
     elif arguments.only_embed:
         content = Content.EMBEDDING
-    out = _out_file(arguments.folder, arguments.out, arguments.outtype)
+    if arguments.out is not None and arguments.outfile is not None:
+        raise UsageError("name the file to write once: OUT and --outfile are the same")
+    out = _out_file(arguments.folder, arguments.out or arguments.outfile, arguments.outtype)
     options = ConversionOptions(arguments.outtype, content, arguments.name)
     convert(arguments.folder, out, options, SILENT if arguments.quiet else console_progress())
     print_written(out)
@@ -54,16 +57,21 @@ def _configure_hf_to_gguf(parser: argparse.ArgumentParser) -> None:
         metavar="OUT",
         help="a file, or a folder for DIR-TYPE.gguf (default: the current one)",
     )
+    parser.add_argument("--outfile", type=Path, metavar="OUT", help="the same")
     parser.add_argument(
         "--outtype",
         choices=(*OUT_TYPES, AUTO),
         default=AUTO,
         help="type of matrices (default: auto, which is bf16 or f16, as the checkpoint is)",
     )
-    parser.add_argument("--name", default="", help="the model's name (default: that of DIR)")
+    parser.add_argument(
+        "--name", "--model-name", default="", help="the model's name (default: that of DIR)"
+    )
     content = parser.add_mutually_exclusive_group()
     content.add_argument("--vocab-only", action="store_true", help="only metadata, no tensors")
-    content.add_argument("--only-embed", action="store_true", help="only the embedding table")
+    content.add_argument(
+        "--only-embed", "--embd-only", action="store_true", help="only the embedding table"
+    )
     parser.add_argument("-q", "--quiet", action="store_true", help="show no progress")
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from powerserve.convert.element_types import AUTO, OUT_TYPES
 from powerserve.convert.export import ExportOptions, export
+from powerserve.core.errors import UsageError
 from powerserve.storage.progress import SILENT, console_progress
 
 
@@ -46,8 +47,16 @@ def execute(arguments: argparse.Namespace) -> int:
         qnn_folder=arguments.qnn_path,
         only_embedding=arguments.only_embed,
     )
-    out = arguments.out_path or Path(f"model-{date.today():%Y_%m_%d}")
+    out = arguments.out_path or _default_folder()
     progress = SILENT if arguments.quiet else console_progress()
     folder = export(arguments.model_path, out, options, progress)
     print(f"{folder.path}: a model folder with the id {folder.model_id()}")
     return 0
+
+
+def _default_folder() -> Path:
+    """The original's, unless another model of this day lies there."""
+    folder = Path(f"model-{date.today():%Y_%m_%d}")
+    if folder.exists():
+        raise UsageError(f"{folder} exists already: name a folder with -o")
+    return folder

@@ -43,8 +43,8 @@ class Checkpoint:
         """The name of the folder, or that of the repository if it lies in the hub's cache."""
         folder = self.folder.resolve()
         if folder.parent.name == "snapshots":  # models--<owner>--<name>/snapshots/<commit>
-            folder = folder.parent.parent
-        return folder.name.rpartition("--")[2] or "model"
+            return folder.parent.parent.name.rpartition("--")[2]
+        return folder.name or "model"
 
     @cached_property
     def config(self) -> Mapping[str, Any]:

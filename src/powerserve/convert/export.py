@@ -49,7 +49,7 @@ def export(
     """
     checkpoint = Checkpoint(checkpoint_folder)
     npu_files = _npu_files(options.qnn_folder)
-    check_out(checkpoint_folder, out, has_npu_files=bool(npu_files))
+    _check_out(checkpoint_folder, out, has_npu_files=bool(npu_files))
     plan = plan_conversion(checkpoint, _conversion(options), progress)
     with file_errors(f"{out} cannot be written"):
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -60,7 +60,7 @@ def export(
     return ModelFolder(out)
 
 
-def check_out(checkpoint_folder: Path, out: Path, *, has_npu_files: bool) -> None:
+def _check_out(checkpoint_folder: Path, out: Path, *, has_npu_files: bool) -> None:
     """Refuse to replace what is no model folder, or one whose NPU files would be lost.
 
     Raises UsageError.

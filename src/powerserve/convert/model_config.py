@@ -121,7 +121,7 @@ def _rope_section(values: Mapping[str, Any], fields: Fields) -> Mapping[str, Any
     section = values.get(key, {})
     if not isinstance(section, Mapping):
         raise fields.error(f"{key} is not an object")
-    return section
+    return {name: value for name, value in section.items() if value is not None}
 
 
 def _rope_theta(rope: Mapping[str, Any], fields: Fields) -> float:

@@ -17,10 +17,9 @@ from powerserve.model.config import MAX_CONTEXT, MAX_FACTOR
 from powerserve.model.fields import Fields
 
 FACTORS_NAME = "rope_freqs.weight"
-Note = Callable[[str], None]
 
 
-def rope_metadata(config: CheckpointConfig, note: Note) -> dict[str, object]:
+def rope_metadata(config: CheckpointConfig, note: Callable[[str], None]) -> dict[str, object]:
     """The keys below `<architecture>.rope.`; says by `note` what GGUF files cannot express.
 
     Raises ConfigError for wrong values, UnsupportedModelError for an unknown kind of scaling.

@@ -16,8 +16,8 @@ from powerserve.storage.safetensors import SafeTensor
 
 EMBEDDING_NAME = "token_embd.weight"
 _OUTPUT_NAME = "output.weight"
-# What some checkpoints carry along although it follows from the configuration.
-_COMPUTED = (".rotary_emb.inv_freq", ".attention.masked_bias", ".attention.bias")
+# Old checkpoints carry RoPE's frequencies along, although they follow from the configuration.
+_COMPUTED = ".rotary_emb.inv_freq"
 
 
 @dataclass(frozen=True, slots=True)

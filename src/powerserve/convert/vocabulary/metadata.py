@@ -20,15 +20,17 @@ from powerserve.convert.vocabulary.tokens import Token, complete
 from powerserve.core.errors import ConfigError
 from powerserve.tokenizer.tokenizer import Tokenizer
 
-Note = Callable[[str], None]  # tells the user one thing worth knowing
-
 
 def tokenizer_metadata(
-    folder: Path, vocab_size: int, model_config: Mapping[str, Any], note: Note
+    folder: Path,
+    vocab_size: int,
+    model_config: Mapping[str, Any],
+    note: Callable[[str], None],
 ) -> dict[str, object]:
     """The keys `tokenizer.*` for the tokenizer in `folder`, checked by making a tokenizer of them.
 
-    `vocab_size` counts the rows of the embedding table, `model_config` is config.json. Raises
+    `vocab_size` counts the rows of the embedding table, `model_config` is config.json, `note` tells
+    the user what is worth knowing. Raises
     ConfigError, TokenizerError or UnsupportedModelError for files that are missing, wrong or of a
     kind that GGUF files cannot express, ModelFileError for a tokenizer of another model.
     """
@@ -46,7 +48,9 @@ def tokenizer_metadata(
     return keys
 
 
-def _base(files: TokenizerFiles, note: Note) -> tuple[dict[int, Token], dict[str, object]]:
+def _base(
+    files: TokenizerFiles, note: Callable[[str], None]
+) -> tuple[dict[int, Token], dict[str, object]]:
     """The tokens without the added ones, and the keys of their kind of tokenizer.
 
     A byte-level tokenizer.json comes first: beside it, tokenizer.model is often of another format
@@ -65,7 +69,9 @@ def _base(files: TokenizerFiles, note: Note) -> tuple[dict[int, Token], dict[str
     )
 
 
-def _from_sentence_piece(data: bytes, note: Note) -> tuple[dict[int, Token], dict[str, object]]:
+def _from_sentence_piece(
+    data: bytes, note: Callable[[str], None]
+) -> tuple[dict[int, Token], dict[str, object]]:
     model = parse_sentence_piece(data)
     if model.normalises:
         note(

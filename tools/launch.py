@@ -13,8 +13,8 @@ LAUNCHER = Path(__file__).resolve().parents[1] / "powerserve"
 def launch(command: str, *arguments: str) -> NoReturn:
     """Run `powerserve COMMAND` with these and this script's arguments.
 
-       That happens in this Python if it has PowerServe.
-    Otherwise the launcher beside the source is run, which sets up an environment of its own.
+       That happens in this Python if it has PowerServe; else the launcher beside the source is run,
+    which sets up an environment of its own.
     """
     arguments += tuple(sys.argv[1:])
     try:

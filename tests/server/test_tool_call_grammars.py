@@ -29,12 +29,12 @@ TEMPLATES = Path(__file__).parents[1] / "reference" / "templates"
 WEATHER: dict[str, Any] = {
     "type": "object",
     "properties": {
-        "city": {"type": "string", "maxLength": 20},
+        "city": {"type": "string", "maxLength": 20, "format": "place"},
         "days": {"$ref": "#/$defs/days"},
         "unit": {"enum": ["celsius", "fahrenheit"]},
     },
     "required": ["city", "days", "unit"],
-    "$defs": {"days": {"type": "integer", "minimum": 1, "maximum": 7, "format": "int32"}},
+    "$defs": {"days": {"type": "integer", "minimum": 1, "maximum": 7}},
 }
 TOOLS = tool_definitions(
     [

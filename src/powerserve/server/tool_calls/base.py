@@ -73,8 +73,8 @@ def _arguments_schema(tool: ToolDefinition) -> str:
     """The tool's schema; each is a root of its own, so that its references stay right.
 
     Keywords that llguidance does not know are passed over: a tool checks its arguments itself, and
-    definitions made by programs are full of formats such as "int32". Arguments that the schema does
-    not name are excluded unless it says otherwise, as small models invent some.
+    definitions made by programs are full of formats such as "password". Arguments that the schema
+    does not name are excluded unless it says otherwise, as small models invent some.
     """
     schema: dict[str, Any] = {"type": "object"}
     if "properties" in tool.parameters and not _COMPOSED & tool.parameters.keys():

@@ -13,7 +13,7 @@ LAUNCHER = Path(__file__).resolve().parents[1] / "powerserve"
 def launch(command: str, *arguments: str) -> NoReturn:
     """Run `powerserve COMMAND` with these and this script's arguments.
 
-       That happens in this Python if it has PowerServe; else the launcher beside the source is run,
+    That happens in this Python if it has PowerServe; else the launcher beside the source is run,
     which sets up an environment of its own.
     """
     arguments += tuple(sys.argv[1:])

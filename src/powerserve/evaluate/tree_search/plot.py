@@ -48,8 +48,8 @@ def _figure(ranking: Ranking) -> Figure:
     from matplotlib.figure import Figure
 
     names = varied_parameters(ranking)
-    num_rows = -(-len(names) // _COLUMNS)
     num_columns = min(len(names), _COLUMNS)
+    num_rows = -(-len(names) // _COLUMNS)
     width, height = _PANEL_INCHES
     figure = Figure((num_columns * width, num_rows * height), layout="constrained")
     panels = figure.subplots(num_rows, num_columns, squeeze=False, sharey=True)
@@ -59,7 +59,18 @@ def _figure(ranking: Ranking) -> Figure:
         panel.remove()
     for row in panels:
         row[0].set_ylabel("tokens/s")
+    figure.suptitle(_title(ranking), fontsize="medium")
     return figure
+
+
+def _title(ranking: Ranking) -> str:
+    """What the markers mean, and what they are to be compared with."""
+    parts = [f"best (●) {ranking.best.tokens_per_s:.1f}"]
+    if ranking.defaults:
+        parts.append(f"defaults (×) {ranking.defaults[0].tokens_per_s:.1f}")
+    if ranking.plain_tokens_per_s is not None:
+        parts.append(f"no speculation {ranking.plain_tokens_per_s:.1f}")
+    return ", ".join(parts) + " tokens/s"
 
 
 def varied_parameters(ranking: Ranking) -> list[str]:
@@ -70,24 +81,18 @@ def varied_parameters(ranking: Ranking) -> list[str]:
 
 
 def _draw(panel: Axes, ranking: Ranking, name: str) -> None:
-    """One parameter: a box for each value, the best point, the defaults, plain decoding."""
+    """One parameter: a box over the points of each value, the best point and the defaults."""
     groups = _by_value(ranking, name)
     values = sorted(groups)
     speeds = [[point.tokens_per_s for point in groups[value]] for value in values]
     panel.boxplot(speeds, tick_labels=[f"{value:g}" for value in values], showfliers=False)
-
-    def place(point: RankedPoint) -> int:
-        return values.index(getattr(point.params, name)) + 1
-
-    best = ranking.best
-    panel.plot(place(best), best.tokens_per_s, "o", color="tab:green", label="best")
-    for default in ranking.defaults:
-        panel.plot(place(default), default.tokens_per_s, "x", color="tab:red", label="defaults")
-    if (plain := ranking.plain_tokens_per_s) is not None:
-        panel.axhline(plain, linestyle="--", color="tab:gray", label="no speculation")
+    for points, marker, colour in (
+        ([ranking.best], "o", "tab:green"),
+        (ranking.defaults, "x", "tab:red"),
+    ):
+        places = [values.index(getattr(point.params, name)) + 1 for point in points]
+        panel.plot(places, [point.tokens_per_s for point in points], marker, color=colour)
     panel.set_xlabel(name)
-    handles = dict(zip(*reversed(panel.get_legend_handles_labels()), strict=True))
-    panel.legend(handles.values(), handles.keys(), fontsize="x-small")
 
 
 def _by_value(ranking: Ranking, name: str) -> dict[float, list[RankedPoint]]:

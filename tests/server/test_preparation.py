@@ -68,6 +68,22 @@ def test_a_grammar_leaves_no_room_for_reasoning(loaded: LoadedEngine) -> None:
     assert preparation.tasks[0].constraint is not None
 
 
+def test_a_grammar_waits_for_the_end_of_reasoning(
+    loaded: LoadedEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the tags are tokens: here those of “!” and of a double quote stand for them."""
+    opening, closing = (loaded.tokenizer.encode(text)[0] for text in ("!", '"'))
+    tags = {"<think>": opening, "</think>": closing}
+    monkeypatch.setattr(loaded.tokenizer, "token_id", tags.get)
+    prompt, preparation = prepared(loaded, THINKS, Tools(), YES_OR_NO)
+    assert prompt.endswith("<think>\n")
+    constraint = preparation.tasks[0].constraint
+    assert constraint is not None and constraint.allowed() is None
+    constraint.accept(closing)
+    assert constraint.allowed() is not None
+    assert preparation.tasks[0].visible == {opening, closing}
+
+
 def test_a_template_that_knows_tools_gets_them(loaded: LoadedEngine) -> None:
     prompt, preparation = prepared(loaded, CALLS)
     assert prompt.startswith("get_time ")

@@ -10,6 +10,8 @@ from dataclasses import dataclass, replace
 
 from powerserve.core.errors import TemplateError, UsageError
 from powerserve.engine.loader import LoadedEngine
+from powerserve.sampler.after_reasoning import AfterReasoning
+from powerserve.sampler.constraint import Constraint
 from powerserve.sampler.grammar import Grammar
 from powerserve.sampler.params import SamplingParams
 from powerserve.server.content import ContentParser, PlainText
@@ -36,11 +38,38 @@ class Preparation:
 
 
 @dataclass(frozen=True, slots=True)
+class _Tags:
+    """The tokens around reasoning, and whether the prompt ends with the opening one."""
+
+    opening_id: int
+    closing_id: int
+    starts_inside: bool
+
+    @classmethod
+    def of(cls, loaded: LoadedEngine, starts_inside: bool) -> _Tags | None:
+        """Those of a model; None if they are spelled with several tokens."""
+        opening, closing = (loaded.tokenizer.token_id(tag) for tag in MARKUP)
+        if opening is None or closing is None:
+            return None
+        return cls(opening, closing, starts_inside)
+
+    def after(self, answer: Constraint) -> Constraint:
+        """The same constraint, for the answer alone."""
+        return AfterReasoning(
+            answer,
+            opening_id=self.opening_id,
+            closing_id=self.closing_id,
+            starts_inside=self.starts_inside,
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class _Start:
     """How an answer to one prompt begins."""
 
     token_ids: list[int]
     grammar: Grammar | None
+    tags: _Tags | None = None  # None: no reasoning
     markup: tuple[str, ...] = ()  # spellings of control tokens that the parser needs
     make_parser: Callable[[], ContentParser] = PlainText
 
@@ -70,12 +99,19 @@ def encode_chat(loaded: LoadedEngine, prompt: ChatPrompt) -> list[int]:
 
 
 def _tasks(loaded: LoadedEngine, start: _Start, all_params: list[SamplingParams]) -> list[Task]:
-    constraint = None if start.grammar is None else loaded.grammars.compile(start.grammar)
+    constraint = _constraint(loaded, start)
     visible = loaded.tokenizer.token_ids(start.markup)
     return [
         Task(start.token_ids, params, constraint and constraint.copy(), visible)
         for params in all_params
     ]
+
+
+def _constraint(loaded: LoadedEngine, start: _Start) -> Constraint | None:
+    if start.grammar is None:
+        return None
+    answer = loaded.grammars.compile(start.grammar)
+    return answer if start.tags is None else start.tags.after(answer)
 
 
 def _start(loaded: LoadedEngine, prompt: Prompt, grammar: Grammar | None) -> _Start:
@@ -103,7 +139,7 @@ def _start_chat(loaded: LoadedEngine, prompt: ChatPrompt, grammar: Grammar | Non
         )
     text = _rendered(template, prompt)
     if can_reason(template.source_with_tools):
-        text, start = _with_reasoning(text, start)
+        text, start = _with_reasoning(loaded, text, start)
     return replace(start, token_ids=loaded.tokenizer.encode_chat(text))
 
 
@@ -125,13 +161,16 @@ def _rendered(template: ChatTemplate, prompt: ChatPrompt) -> str:
     return template.render(messages, tools=[tool.as_openai() for tool in tools], **prompt.variables)
 
 
-def _with_reasoning(text: str, start: _Start) -> tuple[str, _Start]:
+def _with_reasoning(loaded: LoadedEngine, text: str, start: _Start) -> tuple[str, _Start]:
     """The prompt and the start for a model that may think before it answers."""
-    if start.grammar is not None:  # the answer has its form from the first token on
-        return (f"{text}{CLOSING}\n\n" if opens_reasoning(text) else text), start
-    inside, make_answer = opens_reasoning(text), start.make_parser
+    is_open, make_answer = opens_reasoning(text), start.make_parser
+    tags = _Tags.of(loaded, is_open)
+    if start.grammar is not None and tags is None:
+        # Where the grammar would begin cannot be told: it begins at once.
+        return (f"{text}{CLOSING}\n\n" if is_open else text), start
     return text, replace(
         start,
-        make_parser=lambda: ReasoningParser(make_answer(), starts_inside=inside),
+        tags=tags,
+        make_parser=lambda: ReasoningParser(make_answer(), starts_inside=is_open),
         markup=start.markup + MARKUP,
     )

@@ -42,6 +42,15 @@ def pytest_make_collect_report(
     return report
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_cost_curves(tmp_path_factory: pytest.TempPathFactory) -> Generator[None]:
+    """Curves that are measured beside other tests must not stay in the user's cache."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("powerserve.engine.speculator_loader.cache_folder", lambda: folder)
+        yield
+
+
 @pytest.fixture(scope="session")
 def smollm2() -> Path:
     """The GGUF file of SmolLM2-135M-Instruct, fetched into the user's model store at first use."""

@@ -119,14 +119,42 @@ def test_threads_and_batch_come_from_hparams_unless_given(
     assert "n_threads   : 2\n" in out and "batch_size   : 9\n" in out
 
 
-def test_speculation_takes_the_workspace_draft_and_warns(
+TREE_LINES = r"""Speculative token tree statistics:
+- \d+ iterations, 11 generated tokens
+- \d+\.\d{3} tokens/iteration
+- \d+\.\d{3} draft-forwards/iteration
+- Accept ratio: \d+\.\d{3}%
+- Draft effective ratio: \d+\.\d{3}%
+"""
+
+
+def test_speculation_takes_the_workspace_draft_and_prints_its_statistics(
     workspace: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    flags = ("-d", workspace, "-n", "1", "--use-spec", "--token-tree-early-stop", "false")
+    flags = ("-d", workspace, "-n", "12", "--ignore-eos", "--temp", "0")
     assert original_run(monkeypatch, *flags) == 0
-    told = capsys.readouterr().err
-    assert told.startswith("[WARN ] ")
-    assert "draft model small" in told
+    plain = capsys.readouterr().out
+    tree = ("--use-spec", "--token-tree-early-stop", "false", "--draft-batch-size", "6")
+    assert original_run(monkeypatch, *flags, *tree) == 0
+    speculative = capsys.readouterr().out
+    assert re.search(TREE_LINES + r"\Z", speculative), speculative
+    assert answer_line(speculative) == answer_line(plain)
+    assert original_run(monkeypatch, *flags[:3], "1", *tree) == 0  # no step after the prompt's
+    assert "nan" not in capsys.readouterr().out
+
+
+def answer_line(printed: str) -> str:
+    """Prompt and answer."""
+    (line,) = (line for line in printed.splitlines() if line.startswith("Once upon a time"))
+    return line
+
+
+def test_the_workspace_draft_serves_another_main_model_too(
+    workspace: Path, tiny: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flags = ("-d", workspace, "-m", tiny, "-n", "12", "--ignore-eos", "--use-spec")
+    assert original_run(monkeypatch, *flags) == 0
+    assert re.search(r"- [1-9]\d*\.\d{3} draft-forwards", capsys.readouterr().out)
 
 
 def test_errors_carry_the_program_name(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:

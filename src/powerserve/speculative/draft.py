@@ -77,6 +77,8 @@ class DraftModel:
         """How many of a sequence's tokens have to be computed before it can be continued."""
         if not state.cells.length:
             self._reuse_prefix(state, token_ids)
+        if state.cells.length == len(token_ids):  # a step that was interrupted comes again
+            state.cells.truncate(len(token_ids) - 1)
         return len(token_ids) - state.cells.length
 
     def catch_up(self, state: DraftState, token_ids: Int32Array) -> FloatArray | None:
@@ -84,7 +86,7 @@ class DraftModel:
 
         None: there are more (call again for the next step), or the cache is full.
         """
-        start = state.cells.length
+        start = len(token_ids) - self.num_missing(state, token_ids)
         missing = token_ids[start : start + self.batch_size]
         cells = self._allocate(state, len(missing))
         if cells is None:

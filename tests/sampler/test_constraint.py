@@ -204,6 +204,20 @@ def test_gbnf_and_lark_are_told_apart_and_understood(
     assert fits(grammar, text) is expected
 
 
+@pytest.mark.parametrize(
+    ("rule", "text"),
+    [
+        (r'"\u00e9" [\u00e8-\u00EA]', "éè"),
+        (r'"\u0022\U00000041\U0001F600"', '"A😀'),
+        (r'"\x41" [\x42-\x44]', "AC"),
+        (r'"\\u00e9"', r"\u00e9"),
+        (r'"\"" [^\]"\\\n]* "]"', '"hi]'),
+    ],
+)
+def test_gbnf_escapes_are_understood(rule: str, text: str) -> None:
+    assert fits(Grammar(GrammarKind.GBNF, f"root ::= {rule}"), text)
+
+
 def test_a_known_grammar_is_not_checked_again(monkeypatch: pytest.MonkeyPatch) -> None:
     grammar = regex("known|to|the|compiler")
     COMPILER.compile(grammar)
@@ -317,7 +331,8 @@ def test_a_grammar_that_explodes_on_the_way_ends_with_an_error() -> None:
     ("grammar", "reason"),
     [
         (Grammar(SCHEMA, "{"), "EOF"),
-        (Grammar(SCHEMA, "[1]"), "object"),
+        (Grammar(SCHEMA, "[1]"), "it has to be a JSON object"),
+        (Grammar(SCHEMA, "true"), "it has to be a JSON object"),
         (Grammar(SCHEMA, '{"type": "integer", "minimum": 3, "maximum": 2}'), "minimum"),
         (Grammar(SCHEMA, '{"not": {"type": "string"}}'), '"not"'),
         (regex("(?=a)b"), "look-around"),

@@ -14,7 +14,10 @@ from powerserve.sampler.grammar import Grammar
 # The processor time is what counts; this is for machines that are busy with something else.
 _WAIT_S = 30.0
 _MAX_REASON = 300  # characters
-_CRYPTIC = {"NoExtensionBias": "no text satisfies it"}
+_CRYPTIC = {
+    "NoExtensionBias": "no text satisfies it",
+    "Expecting object schema to apply options": "it has to be a JSON object",
+}
 _OUT_OF_TIME = {-signal.SIGKILL, -getattr(signal, "SIGXCPU", signal.SIGTERM)}
 
 

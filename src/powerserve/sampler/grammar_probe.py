@@ -10,8 +10,10 @@ The file imports nothing of PowerServe, so that it starts fast.
 
 from __future__ import annotations
 
+import re
 import sys
 import threading
+from contextlib import suppress
 from typing import Any
 
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer, grammar_from
@@ -25,13 +27,15 @@ REFUSED = 3  # exit status
 # Spaces between JSON tokens: enough for any indented layout, too few to fill an answer with.
 _WHITESPACE = r"[ ]{1,2}|\r?\n[ \t]{0,20}"
 
+_ESCAPE = re.compile(r"\\(?:u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8})|.)")
+
 
 def parser_limits() -> LLParserLimits:
     """What one grammar may cost llguidance, when compiled and per token."""
     return LLParserLimits(
         initial_lexer_fuel=1_000_000,  # about 20 ms
         step_lexer_fuel=200_000,  # about 15 ms
-        step_max_items=5_000,  # about 30 ms; no sound schema that was tried needs a third of it
+        step_max_items=5_000,  # about 30 ms; 500 optional properties need 2,000
         max_lexer_states=50_000,  # 1 to 2 kB each
         max_grammar_size=200_000,
         verbose_errors=False,
@@ -46,7 +50,17 @@ def compiled_text(kind: str, text: str) -> str:
         return LLMatcher.grammar_from_json_schema(schema, defaults)
     if kind == "regex":
         return LLMatcher.grammar_from_regex(text)
-    return grammar_from("gbnf" if kind == "gbnf" else "lark", text)
+    if kind == "gbnf":
+        return grammar_from("gbnf", _ESCAPE.sub(_plain_escape, text))
+    return grammar_from("lark", text)
+
+
+def _plain_escape(escape: re.Match[str]) -> str:
+    """The same character without `\\u`, whose leading zeros llguidance's converter would lose."""
+    code = int(escape[1] or escape[2] or "0", 16)
+    if not code or 0xD800 <= code < 0xE000 or code > sys.maxunicode:
+        return escape[0]  # another escape, or no character
+    return f"\\x{code:02x}" if code < 0x80 else chr(code)
 
 
 def main(kind: str) -> int:
@@ -78,9 +92,14 @@ def _limit_resources() -> None:
         import resource
     except ImportError:  # Windows: only the parent's time limit holds
         return
-    resource.setrlimit(resource.RLIMIT_CPU, (CPU_LIMIT_S, CPU_LIMIT_S))
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_LIMIT_BYTES, MEMORY_LIMIT_BYTES))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    for kind, amount in (
+        (resource.RLIMIT_CPU, CPU_LIMIT_S),
+        (resource.RLIMIT_AS, MEMORY_LIMIT_BYTES),
+        (resource.RLIMIT_CORE, 0),
+    ):
+        hard = resource.getrlimit(kind)[1]
+        with suppress(ValueError, OSError):  # a system that knows the limit but cannot set it
+            resource.setrlimit(kind, (amount if hard < 0 else min(amount, hard), hard))
 
 
 def _main_on_small_stack() -> int:

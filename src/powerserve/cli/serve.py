@@ -6,6 +6,7 @@ workspaces, model folders and GGUF files; the model store's are always there as 
 
 from __future__ import annotations
 
+import logging
 import os
 from argparse import ArgumentParser, Namespace
 from dataclasses import replace
@@ -37,6 +38,7 @@ def configure(parser: ArgumentParser) -> None:
         action="store_true",
         help="the original server's flat error body, token counts and limits",
     )
+    parser.add_argument("-v", "--verbose", action="store_true", help="log every request")
     options.add_model_flags(parser)
     options.add_engine_flags(parser)
     add_speculation_flags(parser)
@@ -47,6 +49,8 @@ def execute(arguments: Namespace) -> int:
     settings = server_settings(arguments)
     from powerserve.engine.loader import load_engine
     from powerserve.server.run import run_server
+
+    _log(arguments.verbose)
 
     def load(source: ModelSource) -> LoadedEngine:
         chosen = options.load_options(arguments, source.hparams)
@@ -59,6 +63,13 @@ def execute(arguments: Namespace) -> int:
     preload = "" if arguments.model else None
     run_server(settings, _catalogue(arguments), load, preload)
     return 0
+
+
+def _log(verbose: bool) -> None:
+    """Send the server's log to standard error."""
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.WARNING)
+    logging.getLogger("powerserve.server").setLevel(logging.INFO)
+    logging.getLogger("powerserve.access").setLevel(logging.INFO if verbose else logging.WARNING)
 
 
 def server_settings(arguments: Namespace) -> ServerSettings:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Coroutine
 from contextlib import aclosing
+from time import monotonic
 from typing import Any
 
 from starlette.requests import Request
@@ -14,6 +16,8 @@ from powerserve.server.body import read_body
 from powerserve.server.errors import ApiError, ErrorKind, as_api_error
 from powerserve.server.serving import Serving
 from powerserve.server.surface import Call, Events, Operation, Reply, Surface
+
+access_log = logging.getLogger("powerserve.access")  # never what a request is about
 
 _LAST_WORDS_S = 5.0  # for an error to reach a client that may not read
 
@@ -28,6 +32,7 @@ class Endpoint:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Read the body, then answer as long as the client is there."""
+        began = monotonic()
         response = _Response(send)
         request = Request(scope, receive)
         try:
@@ -38,6 +43,13 @@ class Endpoint:
             call = Call(body, request.path_params, request.query_params, request.headers)
             await _until_disconnect(receive, self._answer(call, response))
         self._serving.metrics.count_request(self._operation.path, response.status)
+        access_log.info(
+            "%s %s %d %.0f ms",
+            self._operation.method,
+            self._operation.path,
+            response.status,
+            1000 * (monotonic() - began),
+        )
 
     async def _answer(self, call: Call, response: _Response) -> None:
         limit_s = self._serving.settings.limits.request_timeout_s

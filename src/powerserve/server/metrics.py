@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -10,6 +11,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from powerserve.server.events import Ended
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
+_CREATED = re.compile(rb"(# (HELP|TYPE) )?\S+_created[ {]")
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 
 
@@ -68,8 +70,9 @@ class Metrics:
         self._requests.labels(route, str(status)).inc()
 
     def text(self) -> bytes:
-        """All of them in Prometheus' text format."""
-        return generate_latest(self._registry)
+        """All of them in Prometheus' text format, without the moments when each was created."""
+        lines = generate_latest(self._registry).splitlines(keepends=True)
+        return b"".join(line for line in lines if not _CREATED.match(line))
 
     def _counter(self, name: str, text: str) -> Counter:
         return Counter(name, text, registry=self._registry)

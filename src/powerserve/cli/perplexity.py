@@ -1,7 +1,11 @@
-"""Measure perplexity on a text, by the original's protocol.
+"""Measure perplexity on a text, by the original's protocol or llama.cpp's.
 
-Full batches of the text are computed one after another; those after the 17th count. Every result
-line is `ppl <tokens>: <value>`.
+The original's: full batches of the text are computed one after another; those after the 17th count.
+Every result line is `ppl <tokens>: <value>`.
+
+  powerserve perplexity -m model.gguf -f text.txt
+  powerserve perplexity -m model.gguf -f text.txt --chunked            llama.cpp's protocol
+  powerserve perplexity -m q4.gguf --compare-with f16.gguf -f text.txt     KL divergence and more
 """
 
 from __future__ import annotations
@@ -13,6 +17,7 @@ from dataclasses import replace
 from powerserve.cli import options
 from powerserve.cli.prompt import add_prompt_flags, read_prompt
 from powerserve.cli.speculation_flags import add_speculation_flags
+from powerserve.cli.window_perplexity import add_window_flags, measure_windows, wants_windows
 
 DEFAULT_BATCH_SIZE = 16  # tokens; 18 batches are the least, so short texts still do
 
@@ -25,11 +30,14 @@ def configure(parser: ArgumentParser) -> None:
     parser.add_argument("--port", help="accepted, unused")
     options.add_model_flags(parser)
     options.add_engine_flags(parser)
+    add_window_flags(parser)
     add_speculation_flags(parser)
 
 
 def execute(arguments: Namespace) -> int:
     """Run the command."""
+    if wants_windows(arguments):
+        return measure_windows(arguments)
     from powerserve.cli.interrupt import interruptible
     from powerserve.cli.statistics import info
     from powerserve.evaluate.perplexity import running_perplexity

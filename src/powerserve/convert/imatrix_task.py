@@ -18,7 +18,7 @@ from powerserve.backend.ggml.backend import GgmlBackend, GgmlOptions
 from powerserve.convert.imatrix_collect import Counted, count_windows
 from powerserve.convert.imatrix_file import read_sums, write_imatrix
 from powerserve.core.errors import PowerServeError
-from powerserve.evaluate.windows import DEFAULT_WINDOW, text_windows
+from powerserve.evaluate.windows import DEFAULT_WINDOW, started_windows, text_windows
 from powerserve.graph.observe import observe_inputs
 from powerserve.model.config import config_from_metadata
 from powerserve.model.registry import build_graph
@@ -135,4 +135,5 @@ def imatrix_task(
         model = backend.load(config, graph, weights.tensors)
         cleanup.callback(model.close)
         model_id = content_id(source.weights)
-        yield ImatrixTask(backend, model, model_id, windows, dataset, target)
+        started = started_windows(tokenizer, windows)
+        yield ImatrixTask(backend, model, model_id, started, dataset, target)

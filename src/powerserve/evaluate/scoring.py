@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from powerserve.backend.base import Batch, BatchSlice, FloatArray, Int32Array, LoadedModel
-from powerserve.core.dtypes import DType
+from powerserve.core.dtypes import F16, DType
 from powerserve.executor.executor import CELL_BLOCK, Executor
 
 
@@ -30,16 +31,24 @@ def batch_logits(
         cache.close()
 
 
+@dataclass(frozen=True, slots=True)
+class StepSettings:
+    """How a text is computed."""
+
+    batch_size: int = 512  # tokens at once
+    kv_dtype: DType = F16
+
+
 def window_logits(
-    model: LoadedModel, windows: Int32Array, *, batch_size: int, kv_dtype: DType
+    model: LoadedModel, windows: Int32Array, settings: StepSettings
 ) -> Iterator[tuple[Int32Array, FloatArray]]:
     """Compute windows [n, window] one by one, and predict the second half of each.
 
     Yields, for each batch that has some of them, the tokens that come [n] and the logits [n, vocab]
     that were to predict them, valid until the next batch.
     """
-    window = windows.shape[1]
-    cache = model.new_cache(whole_blocks(window), kv_dtype)
+    window, batch_size = windows.shape[1], settings.batch_size
+    cache = model.new_cache(whole_blocks(window), settings.kv_dtype)
     executor = Executor(model, cache)
     try:
         for tokens in windows:

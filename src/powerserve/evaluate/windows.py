@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from powerserve.backend.base import Int32Array
@@ -11,6 +9,7 @@ from powerserve.core.errors import UsageError
 from powerserve.tokenizer.tokenizer import Tokenizer
 
 DEFAULT_WINDOW = 512  # tokens
+MIN_WINDOW = 4
 
 
 def text_windows(
@@ -18,28 +17,25 @@ def text_windows(
 ) -> Int32Array:
     """The tokens of `text` as [windows, window]; what does not fill a window is dropped.
 
-    A model that wants a token at the start of texts gets it in place of each window's first.
-    Raises UsageError if there is not enough text.
+    Raises UsageError if there is not enough text, or the windows are too small to be of use.
     """
-    return split_windows(tokenizer.encode(text), window, _first_token(tokenizer), max_windows)
-
-
-def split_windows(
-    token_ids: Sequence[int], window: int, first_token: int | None, max_windows: int | None = None
-) -> Int32Array:
-    """As `text_windows`, from tokens; `first_token` replaces the first of each window."""
-    num_windows = len(token_ids) // window
+    if window < MIN_WINDOW:
+        raise UsageError(f"a window of {window} tokens is too small; use -c {MIN_WINDOW} or more")
+    token_ids = tokenizer.encode(text)
+    num_windows = min(len(token_ids) // window, max_windows or len(token_ids))
     if num_windows == 0:
         raise UsageError(
             f"the text has {len(token_ids)} tokens, but one window has {window}; "
             "give a longer text or a smaller window (-c)"
         )
-    num_windows = min(num_windows, max_windows or num_windows)
-    windows = np.array(token_ids[: num_windows * window], np.int32).reshape(num_windows, window)
-    if first_token is not None:
-        windows[:, 0] = first_token
-    return windows
+    return np.array(token_ids[: num_windows * window], np.int32).reshape(num_windows, window)
 
 
-def _first_token(tokenizer: Tokenizer) -> int | None:
-    return tokenizer.special.bos if tokenizer.special.add_bos else None
+def started_windows(tokenizer: Tokenizer, windows: Int32Array) -> Int32Array:
+    """The windows as the model wants texts to start: with its first token in place of theirs."""
+    special = tokenizer.special
+    if not special.add_bos or special.bos is None:
+        return windows
+    started = windows.copy()
+    started[:, 0] = special.bos
+    return started

@@ -176,6 +176,10 @@ BAD: dict[str, tuple[Change, str]] = {
     ),
     "index promises more": (sharded(index(x=SHARD)), f"{SHARD} lacks the tensor x"),
     "no tokenizer": (remove("tokenizer.json"), "neither tokenizer.json nor tokenizer.model"),
+    "tokenizer nested deeply": (
+        write("tokenizer.json", '{"pre_tokenizer": {"a":' + "[" * 100_000),
+        "tokenizer.json is not valid JSON: maximum recursion depth",
+    ),
     "tokenizer not JSON": (write("tokenizer.json", "{"), "tokenizer.json is not valid JSON"),
 }
 

@@ -105,6 +105,7 @@ def cut(name: str) -> tuple[bool, str]:
     [
         (sequence({"type": "Whitespace"}, BYTES), "a pre-tokenizer that is not supported"),
         (sequence(split("a", "MergedWithNext"), BYTES), "a pre-tokenizer that is not supported"),
+        (sequence(split("a", [7]), BYTES), "a pre-tokenizer that is not supported"),  # type: ignore[arg-type]
         (sequence(split("a", "Removed"), BYTES), "a pre-tokenizer that is not supported"),
         (sequence(split(r"\p{Han}+"), BYTES), "a pattern that cannot be used"),
         (sequence(split(r"(a"), BYTES), "a pattern that cannot be used"),

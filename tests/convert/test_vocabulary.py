@@ -250,13 +250,18 @@ def test_a_byte_level_file_comes_before_a_foreign_tokenizer_model(tmp_path: Path
     ("change", "error", "complaint"),
     [
         ({"model": {"type": "Unigram", "vocab": [["a", 0.5]]}}, UnsupportedModelError, "Unigram"),
+        ({"normalizer": {"type": [7]}}, UnsupportedModelError, "the normalizer"),
         ({"normalizer": {"type": "NFKC"}}, UnsupportedModelError, "the normalizer NFKC"),
         ({"model": {"vocab": {"a": 0}, "merges": [["a"]]}}, ConfigError, "is not a pair"),
         ({"model": {"vocab": {"a": 0}, "merges": [["a b", "c"]]}}, TokenizerError, "spaces"),
         ({"model": {"vocab": {"a": -1}, "merges": []}}, ModelFileError, "same model"),
         ({"model": 7}, ConfigError, "the key `model` is wrong"),
         ({"added_tokens": [{"content": "x"}]}, ConfigError, "`added_tokens"),
-        ({"pre_tokenizer": {"type": "Sequence", "pretokenizers": [7]}}, ConfigError, "not an obj"),
+        (
+            {"pre_tokenizer": {"type": "Sequence", "pretokenizers": [7]}},
+            ConfigError,
+            "not a list of obj",
+        ),
     ],
 )
 def test_what_a_gguf_file_cannot_express_is_refused(

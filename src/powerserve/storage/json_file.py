@@ -28,7 +28,7 @@ def read_json(path: Path, kind: type[T]) -> T:
         raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
     except msgspec.ValidationError as error:
         raise ConfigError(_wrong_value(path, str(error))) from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ConfigError(f"{path} is not valid JSON: {error}") from None
 
 

@@ -10,7 +10,7 @@ from powerserve.tokenizer.merging import NO_MERGE, merge_symbols
 from powerserve.tokenizer.pretokenizer import pretokenizer_by_name
 
 # Composed and decomposed letters are rare in what people type; llama.cpp leaves them as they are.
-_HARMLESS_NORMALIZERS = {"NFC"}
+_HARMLESS_NORMALIZERS = ("NFC",)
 
 
 def byte_pair_tokens(tokenizer: TokenizerJson) -> dict[int, Token]:

@@ -104,9 +104,10 @@ def components(component: Component | None, key: str) -> Iterator[Component]:
     if component.get("type") != "Sequence":
         yield component
         return
-    for part in component.get(key) or ():
-        if not isinstance(part, Mapping):
-            raise ConfigError(f"{TOKENIZER_FILE}: {key} holds something that is not an object")
+    parts = component.get(key)
+    if not isinstance(parts, list) or not all(isinstance(part, Mapping) for part in parts):
+        raise ConfigError(f"{TOKENIZER_FILE}: {key} is not a list of objects")
+    for part in parts:
         yield from components(part, key)
 
 

@@ -36,6 +36,7 @@ PROBES = (
     "a\u00a0b\u2003c\u200bd\x85e   12   345",
 )
 _MAX_PATTERN_CHARS = 20_000
+_TREATMENTS = (("Isolated", False), ("Isolated", True), ("Removed", True))
 _PUNCTUATION = r"[\p{P}$+<=>^`|~]"
 _DIGITS = r"\p{N}"
 
@@ -101,7 +102,7 @@ def _byte_level(component: Component) -> Cut:
 def _check_split(component: Component) -> None:
     """Matches must become words of their own: any other treatment drops or joins them."""
     treatment = (component.get("behavior", "Isolated"), bool(component.get("invert")))
-    if treatment not in {("Isolated", False), ("Isolated", True), ("Removed", True)}:
+    if treatment not in _TREATMENTS:
         raise _unsupported(component)
 
 

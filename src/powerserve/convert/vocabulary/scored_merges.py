@@ -19,7 +19,7 @@ from powerserve.tokenizer.vocabulary import TokenType
 
 _SPACE = "▁"
 _BYTE = re.compile("<0x[0-9A-F]{2}>")
-_NORMALIZERS = {"Prepend", "Replace"}
+_NORMALIZERS = ("Prepend", "Replace")
 
 
 def scored_tokens(tokenizer: TokenizerJson) -> dict[int, Token]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from powerserve.core.errors import TemplateError
+from powerserve.core.errors import TemplateError, UsageError
 from powerserve.engine.loader import LoadedEngine, load_engine
 from powerserve.sampler.grammar import Grammar, GrammarKind
 from powerserve.server.content import Content
@@ -122,3 +122,19 @@ def test_a_template_that_never_ends_is_stopped(loaded: LoadedEngine) -> None:
     loops = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
     with pytest.raises(TemplateError, match="too much"):
         prepared(loaded, loops + TURNS)
+
+
+def test_tools_and_a_form_of_the_answer_go_together_where_calls_have_tags(
+    loaded: LoadedEngine,
+) -> None:
+    _, preparation = prepared(loaded, CALLS, TOOLS, Grammar(GrammarKind.JSON_OBJECT))
+    answers = ("{}", '<tool_call>\n{"name": "get_time", "arguments": {}}\n</tool_call>')
+    for text in answers:
+        constraint = preparation.tasks[0].constraint
+        assert constraint is not None
+        branch = constraint.copy()
+        for token_id in loaded.tokenizer.encode_inner(text):
+            branch.accept(token_id)
+        assert branch.is_complete
+    with pytest.raises(UsageError, match="exclude each other"):
+        prepared(loaded, CALLS, TOOLS, YES_OR_NO)

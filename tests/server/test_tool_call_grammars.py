@@ -11,6 +11,7 @@ import pytest
 
 from powerserve import LLM, LoadOptions, SamplingParams
 from powerserve.core.errors import UsageError
+from powerserve.sampler import Constraint, Grammar, GrammarKind
 from powerserve.sampler.grammar_compiler import GrammarCompiler
 from powerserve.server.tool_calls import (
     GENERIC,
@@ -53,10 +54,16 @@ def is_forced(form: ToolCallFormat, text: str, *, parallel: bool = False) -> boo
     constraint = COMPILER.compile(form.forced_calls(TOOLS, parallel=parallel))
     for token_id in TOKENIZER.encode_inner(text):
         constraint.accept(token_id)
+    return ends(constraint)
+
+
+def ends(constraint: Constraint) -> bool:
+    """Whether the text so far is right, and may end here."""
     try:
         mask = constraint.allowed()
     except UsageError:
         return False
+    assert mask is not None
     return all(mask[stop // 32] >> (stop % 32) & 1 for stop in TOKENIZER.stop_ids)
 
 
@@ -106,6 +113,45 @@ def test_arguments_that_the_schema_leaves_open_stay_open() -> None:
     assert allows({"properties": properties, "additionalProperties": True}, {"a": 1, "b": 2})
     assert allows({"properties": properties, "anyOf": [{"required": ["b"]}]}, {"a": 1, "b": 2})
     assert allows({}, {"anything": [1]})
+
+
+def test_an_answer_in_json_can_be_allowed_instead() -> None:
+    answer = Grammar.from_schema(
+        {"type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"]}
+    )
+    start = COMPILER.compile(HERMES.forced_calls(TOOLS, parallel=True, otherwise=answer))
+    now = written_call(HERMES, "now", {})
+    for text in (
+        '{"name": "Tom"}',
+        '{\n  "name": "nobody"\n}',
+        now,
+        f"{now}\n{now}",
+    ):
+        constraint = start.copy()
+        for token_id in TOKENIZER.encode_inner(text):
+            constraint.accept(token_id)
+        assert ends(constraint), text
+    for text in ('{"age": 3}', "now"):
+        constraint = start.copy()
+        for token_id in TOKENIZER.encode_inner(text):
+            constraint.accept(token_id)
+        assert not ends(constraint), text
+
+
+def test_other_forms_than_json_exclude_tools() -> None:
+    for grammar, reason in (
+        (Grammar(GrammarKind.REGEX, "a"), "tools and a regular expression exclude each other"),
+        (Grammar.from_schema("[1]"), "it has to be a JSON object"),
+        (Grammar.from_schema("{"), "is not JSON"),
+    ):
+        with pytest.raises(UsageError, match=reason):
+            HERMES.forced_calls(TOOLS, otherwise=grammar)
+
+
+@pytest.mark.parametrize("form", [LLAMA3, GENERIC], ids=lambda form: form.name)
+def test_answers_that_look_like_calls_exclude_tools(form: ToolCallFormat) -> None:
+    with pytest.raises(UsageError, match="exclude each other"):
+        form.forced_calls(TOOLS, otherwise=Grammar(GrammarKind.JSON_OBJECT))
 
 
 @pytest.fixture(scope="module")

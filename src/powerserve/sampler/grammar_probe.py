@@ -25,7 +25,7 @@ STACK_BYTES = 1 << 20
 REFUSED = 3  # exit status
 
 # Spaces between JSON tokens: enough for any indented layout, too few to fill an answer with.
-_WHITESPACE = r"[ ]{1,2}|\r?\n[ \t]{0,20}"
+WHITESPACE = r"[ ]{1,2}|\r?\n[ \t]{0,20}"
 
 _ESCAPE = re.compile(r"\\(?:u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8})|.)")
 
@@ -46,7 +46,7 @@ def compiled_text(kind: str, text: str) -> str:
     """The grammar in llguidance's own format; raises ValueError with the reason if it is wrong."""
     if kind in ("json_schema", "json_object"):
         schema = text if kind == "json_schema" else '{"type": "object"}'
-        defaults: Any = {"whitespace_pattern": _WHITESPACE}
+        defaults: Any = {"whitespace_pattern": WHITESPACE}
         return LLMatcher.grammar_from_json_schema(schema, defaults)
     if kind == "regex":
         return LLMatcher.grammar_from_regex(text)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from powerserve.core.errors import TemplateError, UsageError
+from powerserve.core.errors import TemplateError
 from powerserve.engine.loader import LoadedEngine
 from powerserve.sampler.after_reasoning import AfterReasoning
 from powerserve.sampler.constraint import Constraint
@@ -146,11 +146,11 @@ def _start_chat(loaded: LoadedEngine, prompt: ChatPrompt, grammar: Grammar | Non
 def _grammar_with_tools(
     tools: Tools, calls: ToolCallFormat, grammar: Grammar | None
 ) -> Grammar | None:
-    if grammar is not None:
-        raise UsageError("a form of the answer and tools exclude each other; give one of them")
-    if not tools.is_forced:
+    if tools.is_forced:  # then an answer comes only after the calls, with another request
+        return calls.forced_calls(tools.forced, parallel=tools.parallel and tools.name is None)
+    if grammar is None:
         return None
-    return calls.forced_calls(tools.forced, parallel=tools.parallel and tools.name is None)
+    return calls.forced_calls(tools.offered, parallel=tools.parallel, otherwise=grammar)
 
 
 def _rendered(template: ChatTemplate, prompt: ChatPrompt) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from powerserve.core.errors import UsageError
 from powerserve.sampler.grammar import Grammar, GrammarKind
 from powerserve.server.tool_calls.definitions import ToolDefinition
 from powerserve.server.tool_calls.parser import ToolCallParser
@@ -46,11 +47,18 @@ class ToolCallFormat:
             {tool.name for tool in tools}, self.openers, self.closers, self.separators
         )
 
-    def forced_calls(self, tools: Sequence[ToolDefinition], *, parallel: bool = False) -> Grammar:
+    def forced_calls(
+        self,
+        tools: Sequence[ToolDefinition],
+        *,
+        parallel: bool = False,
+        otherwise: Grammar | None = None,
+    ) -> Grammar:
         """The grammar of an answer that is one call of one of `tools`, or several if `parallel`.
 
-        Small models that may call several times often do not know when to stop. Raises UsageError
-        if the schemas are too long.
+        Small models that may call several times often do not know when to stop. With `otherwise`,
+        an answer of that form, which has to be JSON, is possible as well. Raises UsageError if the
+        schemas are too long, for another form, and where calls look like answers.
         """
         more = f"({_quoted(self.between_calls)} call){{0,{MAX_FORCED_CALLS - 1}}}"
         rules = [
@@ -58,11 +66,27 @@ class ToolCallFormat:
             "call: " + " | ".join(f"call_{index}" for index in range(len(tools))),
         ]
         for index, tool in enumerate(tools):
-            head = f'{self.before_call}{{"name": "{tool.name}", "{self.arguments_key}": '
-            tail = f"}}{self.after_call}"
-            rules.append(f"call_{index}: {_quoted(head)} arguments_{index} {_quoted(tail)}")
-            rules.append(f"arguments_{index}: %json {_arguments_schema(tool)}")
+            rules += self._call_rules(index, tool)
+        if otherwise is not None:
+            self._check_distinct()
+            rules[0] += " | answer"
+            rules.append(f"answer: %json {_answer_schema(otherwise)}")
         return Grammar(GrammarKind.LARK, "\n".join(rules))
+
+    def _check_distinct(self) -> None:
+        if not self.before_call:
+            raise UsageError(
+                "this model writes calls of tools as bare JSON, so tools and a form of the answer "
+                "exclude each other; give one of them"
+            )
+
+    def _call_rules(self, index: int, tool: ToolDefinition) -> list[str]:
+        head = f'{self.before_call}{{"name": "{tool.name}", "{self.arguments_key}": '
+        tail = f"}}{self.after_call}"
+        return [
+            f"call_{index}: {_quoted(head)} arguments_{index} {_quoted(tail)}",
+            f"arguments_{index}: %json {_arguments_schema(tool)}",
+        ]
 
 
 def _quoted(text: str) -> str:
@@ -81,3 +105,20 @@ def _arguments_schema(tool: ToolDefinition) -> str:
         schema["additionalProperties"] = False
     options = {"whitespace_pattern": "[ ]", "lenient": True}
     return json.dumps(schema | dict(tool.parameters) | {"x-guidance": options})
+
+
+def _answer_schema(form: Grammar) -> str:
+    from powerserve.sampler.grammar_probe import WHITESPACE
+
+    if form.kind not in (GrammarKind.JSON_OBJECT, GrammarKind.JSON_SCHEMA):
+        raise UsageError(
+            f"tools and a {form.name} exclude each other; give one of them, or a JSON schema"
+        )
+    try:
+        schema = json.loads(form.text or '{"type": "object"}')
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"the JSON schema is not JSON: {error}") from None
+    if not isinstance(schema, dict):
+        raise UsageError("the JSON schema cannot be used: it has to be a JSON object")
+    options = {"whitespace_pattern": WHITESPACE} | schema.get("x-guidance", {})
+    return json.dumps(schema | {"x-guidance": options})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import secrets
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any
 
 from powerserve.server.content import Content, ToolCallDelta
@@ -41,7 +41,7 @@ class ToolCallParser:
         self._closers = closers
         self._between = separators + " \t\r\n"
         self._buffer = ""
-        self._read = self._read_start
+        self._read: Callable[[bool], bool] = self._read_start
         self._opened = ""  # what led to the call that may begin in the buffer
         self._span = JsonSpan()
         self._span_length = 0  # characters of the buffer that the span has seen
@@ -138,7 +138,7 @@ class ToolCallParser:
 
     # The transitions.
 
-    def _enter(self, state: Any) -> bool:
+    def _enter(self, state: Callable[[bool], bool]) -> bool:
         self._read = state
         return True
 

@@ -141,9 +141,11 @@ class Engine:
             self._retire(sequence)
 
     def clear_prefixes(self) -> None:
-        """Forget every stored prefix."""
+        """Forget every stored prefix, those of the draft model too."""
         if self._prefixes is not None:
             self._prefixes.clear()
+        if self.speculator is not None:
+            self.speculator.clear_prefixes()
 
     def close(self) -> None:
         """Release cache, graphs and speculation with its draft model; the model stays loaded."""

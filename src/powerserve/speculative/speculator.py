@@ -136,6 +136,11 @@ class Speculator:
         if self._shared is not None and answer:
             self._shared.add(list(answer))
 
+    def clear_prefixes(self) -> None:
+        """Forget what the draft model has computed of earlier sequences."""
+        if self._draft is not None:
+            self._draft.clear_prefixes()
+
     def close(self) -> None:
         """Release the draft model."""
         if self._draft is not None:

@@ -133,6 +133,13 @@ def test_not_found_says_what_was_tried_and_what_to_do(tmp_path: Path) -> None:
     )
 
 
+def test_a_checkpoint_is_to_be_converted_first(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "model-00001-of-00002.safetensors").write_bytes(b"")
+    with pytest.raises(ModelNotFoundError, match="a checkpoint: `powerserve convert hf-to-gguf`"):
+        resolve_model(tmp_path)
+
+
 def test_not_found_says_which_of_a_pair(tmp_path: Path) -> None:
     write_model_folder(tmp_path / "a")
     with pytest.raises(ModelNotFoundError, match="no model answers to `zz`"):

@@ -171,6 +171,8 @@ def _named_in(workspace: Workspace, key: str, path: Path) -> ModelSource:
 
 
 def _why_not(path: Path) -> str:
+    if isdir(path) and any(path.glob("*.safetensors")):
+        return f"`{path}` (a checkpoint: `powerserve convert hf-to-gguf` makes a model of it)"
     if isdir(path):
         return f"`{path}` (a folder without {MODEL_FILE}, {WEIGHTS_FILE} or {WORKSPACE_FILE})"
     return f"`{path}` (not a GGUF file)" if isfile(path) else f"`{path}`"

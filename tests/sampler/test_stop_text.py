@@ -77,4 +77,7 @@ def test_the_stop_string_completed_first_wins() -> None:
 
 
 def test_of_two_completed_at_once_the_longer_wins() -> None:
-    assert stream(StopMatcher(["c", "abc"]), ["xa", "bc"]) == ("x", True)
+    matcher = StopMatcher(["c", "abc"])
+    assert matcher.matched is None
+    assert stream(matcher, ["xa", "bc"]) == ("x", True)
+    assert matcher.matched == "abc"

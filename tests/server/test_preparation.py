@@ -61,6 +61,20 @@ def test_reasoning_that_the_prompt_opens(loaded: LoadedEngine) -> None:
     assert read(preparation, "hm</think>yes") == Content("yes", "hm")
 
 
+@pytest.mark.parametrize(
+    ("template", "end"),
+    [(TURNS, "assistant:Once upon"), (THINKS, "<think>\n</think>\n\nOnce upon")],
+)
+def test_the_beginning_of_an_answer_stands_behind_reasoning(
+    loaded: LoadedEngine, template: str, end: str
+) -> None:
+    loaded.template = ChatTemplate(template, loaded.tokenizer)
+    prompt = ChatPrompt(MESSAGES, prefill="Once upon")
+    preparation = prepare(loaded, GenerationRequest("", [prompt]), None)
+    assert loaded.tokenizer.decode(preparation.tasks[0].prompt).endswith(end)
+    assert read(preparation, " a time") == Content(" a time")
+
+
 def test_a_grammar_leaves_no_room_for_reasoning(loaded: LoadedEngine) -> None:
     prompt, preparation = prepared(loaded, THINKS, Tools(), YES_OR_NO)
     assert prompt.endswith("<think>\n</think>\n\n")

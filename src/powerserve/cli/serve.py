@@ -102,6 +102,7 @@ def server_settings(arguments: Namespace) -> ServerSettings:
             keep_alive_s=arguments.keep_alive,
         ),
         compat=arguments.compat,
+        allow_pull=arguments.allow_pull,
     )
 
 
@@ -140,6 +141,11 @@ def _add_access_flags(parser: ArgumentParser) -> None:
         "--allow-model-paths",
         action="store_true",
         help="let clients name any model file or folder of this machine",
+    )
+    group.add_argument(
+        "--allow-pull",
+        action="store_true",
+        help="let clients have models downloaded into the store (/api/pull)",
     )
 
 

@@ -75,6 +75,11 @@ class TextGeneration:
         self._texts.append(text)
         return TextPiece(text, event.sampled, self.finish_reason)
 
+    @property
+    def stop_text(self) -> str | None:
+        """The stop string that ended the text, if one did."""
+        return self._stops.matched
+
     def completion(self) -> Completion:
         """Everything so far, as the answer."""
         sequence = self.sequence

@@ -15,23 +15,23 @@ class StopMatcher:
 
     def __init__(self, stop: Sequence[str]) -> None:
         """`stop` holds no empty string; it may itself be empty: nothing is then held back."""
+        self.matched: str | None = None  # the stop string that was met
         self._stop = tuple(stop)
         self._held = ""  # always the beginning of some stop string
-        self._matched = False
 
     def feed(self, text: str) -> tuple[str, bool]:
         """Take a piece; return the text that can be shown now and whether a stop was met.
 
         Text is held back only while it could be the beginning of a stop string.
         """
-        if self._matched:
+        if self.matched is not None:
             return "", True
         text = self._held + text
-        begin = self._first_match(text)
-        if begin is None:
+        match = self._first_match(text)
+        if match is None:
             return self._release(text), False
         self._held = ""
-        self._matched = True
+        begin, self.matched = match
         return text[:begin], True
 
     def finish(self) -> str:
@@ -39,11 +39,11 @@ class StopMatcher:
         held, self._held = self._held, ""
         return held
 
-    def _first_match(self, text: str) -> int | None:
-        """Return where the stop string that ends first begins."""
-        found = ((text.find(stop), len(stop)) for stop in self._stop)
-        spans = [(begin + length, begin) for begin, length in found if begin >= 0]
-        return min(spans)[1] if spans else None
+    def _first_match(self, text: str) -> tuple[int, str] | None:
+        """Return where the stop string that ends first begins, and which it is."""
+        found = ((text.find(stop), stop) for stop in self._stop)
+        spans = [(begin + len(stop), begin, stop) for begin, stop in found if begin >= 0]
+        return min(spans)[1:] if spans else None
 
     def _release(self, text: str) -> str:
         num_held = max((_overlap(text, stop) for stop in self._stop), default=0)

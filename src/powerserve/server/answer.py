@@ -51,6 +51,11 @@ class Answer:
         self._parsers = parsers
         self._early: list[tuple[int, Event]] = []
 
+    @property
+    def num_prompt_tokens(self) -> int:
+        """Tokens of the first prompt, once the engine has taken it."""
+        return self._generations[0].num_prompt_tokens
+
     async def accepted(self) -> None:
         """Wait until the engine has taken, or refused, every choice. Raises why it refused one."""
         while not all(each.is_accepted for each in self._generations):

@@ -57,6 +57,11 @@ class Catalogue:
         self._store = store
         self._allow_paths = allow_paths
 
+    @property
+    def store(self) -> ModelStore | None:
+        """Where models can be added; None if there is but the one."""
+        return None if self._fixed is not None else self._store
+
     def known(self) -> list[KnownModel]:
         """All models by name; the default one first, if there is one."""
         if self._fixed is not None:

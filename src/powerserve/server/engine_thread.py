@@ -225,7 +225,8 @@ class _Generation:
     def ended(self) -> Ended:
         """The last event."""
         reason = self.sequence.finish_reason or FinishReason.CANCELLED
-        return Ended(reason, _usage(self.sequence, self._num_tokens), self._ended_by_token)
+        usage = _usage(self.sequence, self._num_tokens)
+        return Ended(reason, usage, self._ended_by_token, self._text.stop_text)
 
 
 def _usage(sequence: Sequence, num_generated: int) -> Usage:

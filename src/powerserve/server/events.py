@@ -66,6 +66,7 @@ class Ended:
     reason: FinishReason
     usage: Usage
     ended_by_token: bool = False  # by an end token, rather than a stop string
+    stop_text: str | None = None  # the stop string, if that was it
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from math import inf
 from pathlib import Path
 from time import monotonic
 
@@ -27,6 +28,14 @@ RETRY_AFTER_S = 5
 _TICK_S = 1.0
 
 
+@dataclass(frozen=True, slots=True)
+class Resident:
+    """A loaded model, and how long it stays if nobody asks for it: None is for ever."""
+
+    runner: ModelRunner
+    remaining_s: float | None
+
+
 @dataclass(slots=True, eq=False)
 class _Loaded:
     files: Files
@@ -40,10 +49,15 @@ class _Loaded:
         return self.runner.loaded.plan.total_bytes
 
     @property
+    def remaining_s(self) -> float | None:
+        if self.keep_alive_s is None or self.keep_alive_s == inf:
+            return None
+        idle_s = 0.0 if self.num_users else monotonic() - self.last_used
+        return max(0.0, self.keep_alive_s - idle_s)
+
+    @property
     def is_expired(self) -> bool:
-        if self.num_users or self.keep_alive_s is None:
-            return False
-        return monotonic() - self.last_used >= self.keep_alive_s
+        return not self.num_users and self.remaining_s == 0
 
 
 class ModelPool:
@@ -65,14 +79,19 @@ class ModelPool:
         """The models that are loaded now."""
         return [entry.runner for entry in self._loaded.values()]
 
+    @property
+    def residents(self) -> list[Resident]:
+        """The models that are loaded now, and until when."""
+        return [Resident(entry.runner, entry.remaining_s) for entry in self._loaded.values()]
+
     @asynccontextmanager
     async def lease(
         self, name: str, *, keep_alive_s: float | None = None
     ) -> AsyncIterator[ModelRunner]:
         """The model called `name`, loaded if need be, which stays loaded until the block is left.
 
-        `keep_alive_s`: how long it stays afterwards; None leaves that to the settings. Raises a
-        PowerServeError for a model that is unknown, broken or does not fit.
+        `keep_alive_s`: how long it stays afterwards; None leaves that as it is, infinity is for
+        ever. Raises a PowerServeError for a model that is unknown, broken or does not fit.
         """
         source = await asyncio.to_thread(self.catalogue.find, name)
         entry = await self._entry(source)
@@ -85,6 +104,20 @@ class ModelPool:
         finally:
             entry.num_users -= 1
             entry.last_used = monotonic()
+
+    async def unload(self, name: str) -> None:
+        """Drop the model called `name`, if it is loaded, as soon as nobody uses it.
+
+        Raises ApiError for a model that is unknown.
+        """
+        source = await asyncio.to_thread(self.catalogue.find, name)
+        entry = self._loaded.get(_files(source))
+        if entry is None:
+            return
+        entry.keep_alive_s = 0.0
+        async with self._turn:
+            if entry.is_expired and entry.files in self._loaded:
+                await self._unload(entry)
 
     async def unload_idle(self) -> None:
         """Drop models whose time has come, for ever; cancel it to stop."""
@@ -104,7 +137,7 @@ class ModelPool:
                 await self._unload(entry)
 
     async def _entry(self, source: ModelSource) -> _Loaded:
-        files = (source.weights, source.draft.weights if source.draft else None)
+        files = _files(source)
         while True:
             entry = self._loaded.get(files)
             if entry is not None and entry.runner.failure is None:
@@ -176,6 +209,10 @@ class ModelPool:
         del self._loaded[entry.files]
         await entry.runner.stop()
         logger.info("unloaded %s", entry.runner.name)
+
+
+def _files(source: ModelSource) -> Files:
+    return source.weights, source.draft.weights if source.draft else None
 
 
 def _file_size(source: ModelSource) -> int:

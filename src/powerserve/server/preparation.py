@@ -138,6 +138,8 @@ def _start_chat(loaded: LoadedEngine, prompt: ChatPrompt, grammar: Grammar | Non
             make_parser=lambda: calls.parser(tools.offered),
         )
     text = _rendered(template, prompt)
+    if prompt.prefill:
+        text = _prefilled(text, prompt.prefill)
     if can_reason(template.source_with_tools):
         text, start = _with_reasoning(loaded, text, start)
     return replace(start, token_ids=loaded.tokenizer.encode_chat(text))
@@ -159,6 +161,11 @@ def _rendered(template: ChatTemplate, prompt: ChatPrompt) -> str:
     if not template.uses_tools:
         return template.render(spelled_out(messages, tools), **prompt.variables)
     return template.render(messages, tools=[tool.as_openai() for tool in tools], **prompt.variables)
+
+
+def _prefilled(text: str, prefill: str) -> str:
+    """The prompt with the answer's beginning, which comes after reasoning that is open."""
+    return f"{text}{CLOSING}\n\n{prefill}" if opens_reasoning(text) else text + prefill
 
 
 def _with_reasoning(loaded: LoadedEngine, text: str, start: _Start) -> tuple[str, _Start]:

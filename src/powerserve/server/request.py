@@ -63,6 +63,7 @@ class ChatPrompt:
     messages: Sequence[Message]
     tools: Tools = field(default_factory=Tools)
     variables: Mapping[str, Any] = field(default_factory=dict)  # for the template
+    prefill: str = ""  # how the answer begins, whatever the model would like
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +95,7 @@ class GenerationRequest:
     sampling: Mapping[str, Any] = field(default_factory=dict)  # fields of SamplingParams given
     num_choices: int = 1
     grammar: Grammar | None = None
+    keep_alive_s: float | None = None  # of the model, afterwards; None: as the settings say
 
     def __post_init__(self) -> None:
         SamplingParams(**self.sampling)  # a mistake shall not wait for a model to load

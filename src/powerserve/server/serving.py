@@ -43,7 +43,8 @@ class Serving:
         Raises a PowerServeError.
         """
         with self._admitted(request.num_generations):
-            async with self.pool.lease(request.model) as runner:
+            lease = self.pool.lease(request.model, keep_alive_s=request.keep_alive_s)
+            async with lease as runner:
                 prepared = await self.in_worker(
                     prepare, runner.loaded, request, self.settings.limits.max_tokens
                 )

@@ -67,3 +67,4 @@ class ServerSettings:
     access: Access = Access()
     limits: Limits = Limits()
     compat: bool = False  # the original server's error body and counting
+    allow_pull: bool = False  # clients may have models downloaded

@@ -70,6 +70,7 @@ class Operation:
     path: str  # as starlette writes it: /api/{name}
     handler: Handler
     is_public: bool = False  # needs no API key
+    header: str | None = None  # only for requests that carry this header
 
 
 @dataclass(frozen=True, slots=True)

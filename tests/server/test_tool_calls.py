@@ -71,7 +71,6 @@ TRANSCRIPTS: list[tuple[ToolCallFormat, str, str, Calls]] = [
         "",
         [("add", '{\n    "a": 17\n  }')],
     ),
-    (HERMES, f"<tools>\n{LLAMA_PARIS}\n</tools>", "", [("get_weather", PARIS)]),
     # A closing tag that is missing, or too much.
     (HERMES, HERMES_PARIS.removesuffix("\n</tool_call>"), "", [("get_weather", PARIS)]),
     (HERMES, HERMES_PARIS.removeprefix("<tool_call>\n"), "", [("get_weather", PARIS)]),
@@ -165,7 +164,7 @@ def test_a_call_after_broken_ones_is_found() -> None:
 
 
 FRAGMENTS = st.sampled_from(
-    [HERMES_PARIS, LLAMA_ROME, "<tool_call>", "</tool_call>", "```json", "```", "<tools>", "{", "}",
+    [HERMES_PARIS, LLAMA_ROME, "<tool_call>", "</tool_call>", "```json", "```", "{", "}",
      '"', "\\", " ", "\n", "; ", "hello", '{"name": "add", ', '"arguments": {', '"a": 1', "é",
      "<|python_tag|>", "<", '{"name": "now"}', '{"x": 1, "name": "now"}', "null"]
 )  # fmt: skip

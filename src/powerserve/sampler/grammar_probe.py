@@ -36,7 +36,7 @@ def parser_limits() -> LLParserLimits:
         initial_lexer_fuel=1_000_000,  # about 20 ms
         step_lexer_fuel=200_000,  # about 15 ms
         step_max_items=5_000,  # about 30 ms; 500 optional properties need 2,000
-        max_lexer_states=50_000,  # 1 to 2 kB each
+        max_lexer_states=50_000,  # about 10 MB
         max_grammar_size=200_000,
         verbose_errors=False,
     )

@@ -10,10 +10,8 @@ from powerserve.server.tool_calls.base import ToolCallFormat
 
 HERMES = ToolCallFormat(
     "hermes",
-    # Qwen2.5-Coder takes the tag of the list of tools, or a code block, more often than the right
-    # one.
-    openers=("<tool_call>", "<tools>", "```json"),
-    closers=("</tool_call>", "</tools>", "```"),
+    openers=("<tool_call>", "```json"),  # Qwen2.5-Coder writes code blocks, or no tags at all
+    closers=("</tool_call>", "```"),
     before_call="<tool_call>\n",
     after_call="\n</tool_call>",
 )

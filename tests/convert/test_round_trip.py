@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from gguf import GGMLQuantizationType, GGUFReader, quants
+from gguf import GGMLQuantizationType, quants
 
 from batches import Tokens, batch_of
 from hf_checkpoints import write_weights
@@ -88,9 +88,10 @@ def take_apart(path: Path, folder: Path) -> None:
     (folder / "chat_template.jinja").write_text(template, newline="")
     heads = {"attn_q": 9, "attn_k": 3}
     weights = {}
-    for tensor in GGUFReader(path).tensors:
+    for tensor in file.tensors.values():
         stem = tensor.name.removesuffix(".weight").split(".")
-        values = quants.dequantize(tensor.data, GGMLQuantizationType(tensor.tensor_type))
+        rows = tensor.data.reshape(*tensor.shape[:-1], -1)
+        values = quants.dequantize(rows, GGMLQuantizationType[tensor.dtype.name])
         if stem[-1] in heads:  # undo the interleaving of rows
             split = values.reshape(heads[stem[-1]], -1, 2, values.shape[-1])
             values = split.swapaxes(1, 2).reshape(values.shape)

@@ -18,17 +18,20 @@ from tiny_models import TinyModel, write_tiny_model
 CHAT = "/v1/chat/completions"
 LONG = {
     "messages": [{"role": "user", "content": "Hello"}],
-    "max_tokens": 500,
+    "max_tokens": 800,
     "ignore_eos": True,
     "stream": True,
 }
+
+ENDLESS = LONG | {"max_tokens": None}
+CONTEXT = ("-c", "60000")  # minutes of work, if it is not ended before
 
 
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
     """One that takes a moment for the long answer."""
     return write_tiny_model(
-        tmp_path / "tiny.gguf", TinyModel(num_layers=8, embed_dim=128, context_length=4096)
+        tmp_path / "tiny.gguf", TinyModel(num_layers=8, embed_dim=128, context_length=100_000)
     )
 
 
@@ -53,10 +56,10 @@ def test_running_answers_finish_and_new_requests_get_503(model: Path) -> None:
 
 
 def test_answers_that_take_too_long_are_ended(model: Path) -> None:
-    server = ServerProcess("-m", model, "--shutdown-timeout", "0.2")
+    server = ServerProcess("-m", model, *CONTEXT, "--shutdown-timeout", "0.2")
     with (
         server.client() as http,
-        http.stream("POST", CHAT, json=LONG | {"max_tokens": 4000}) as stream,
+        http.stream("POST", CHAT, json=ENDLESS) as stream,
     ):
         lines = stream.iter_lines()
         next(lines)
@@ -71,10 +74,10 @@ def test_answers_that_take_too_long_are_ended(model: Path) -> None:
 
 
 def test_ctrl_c_twice_ends_at_once(model: Path) -> None:
-    server = ServerProcess("-m", model, "--shutdown-timeout", "600")
+    server = ServerProcess("-m", model, *CONTEXT, "--shutdown-timeout", "600")
     with (
         server.client() as http,
-        http.stream("POST", CHAT, json=LONG | {"max_tokens": 4000}) as stream,
+        http.stream("POST", CHAT, json=ENDLESS) as stream,
     ):
         next(stream.iter_lines())
         server.send(signal.SIGINT)

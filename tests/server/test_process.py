@@ -79,7 +79,8 @@ def test_ctrl_c_twice_ends_at_once(model: Path) -> None:
         server.client() as http,
         http.stream("POST", CHAT, json=ENDLESS) as stream,
     ):
-        next(stream.iter_lines())
+        lines = stream.iter_lines()
+        next(lines)
         server.send(signal.SIGINT)
         with server.client() as other:
             wait_until(lambda: other.get("/health").status_code == 503)

@@ -16,6 +16,7 @@ import pytest
 from command_line import status_of
 from hf_checkpoints import TinyCheckpoint, checkpoint_weights, write_checkpoint, write_weights
 from hf_tokenizers import vocab_size
+from privileges import permissions_apply
 from safetensors_files import entry, write_raw
 
 Change = Callable[[Path], object]
@@ -217,3 +218,19 @@ def test_the_checkpoint_itself_is_never_overwritten(
     assert status_of("convert", "hf-to-gguf", folder, tmp_path / place, "-q") == 2
     assert "exists and is not a GGUF file" in capsys.readouterr().err
     assert (tmp_path / place).read_bytes() == before
+
+
+@pytest.mark.skipif(os.name == "nt", reason="permission bits")
+@pytest.mark.parametrize(
+    "name", ["config.json", "model.safetensors", "tokenizer.json", "tokenizer.model", "."]
+)
+def test_files_that_may_not_be_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    folder = write_checkpoint(tmp_path / "hf")
+    (folder / "tokenizer.model").touch()
+    (folder / name).chmod(0)
+    with permissions_apply():
+        assert status_of("convert", "hf-to-gguf", folder, tmp_path / "m.gguf", "-q") == 2
+    (folder / name).chmod(0o755)
+    assert "cannot be read: Permission denied" in capsys.readouterr().err

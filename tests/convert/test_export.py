@@ -246,6 +246,7 @@ def test_memory_holds_a_few_rows_at_a_time(tmp_path: Path) -> None:
     tracemalloc.stop()
     assert peak < 40_000_000
     assert plan.size_bytes == (tmp_path / "m.gguf").stat().st_size > 100_000_000
+    (tmp_path / "m.gguf").unlink()  # pytest would keep it
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="resource limits of Linux")

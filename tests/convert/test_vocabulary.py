@@ -228,6 +228,15 @@ def made(merge: str | list[str]) -> str:
     return "".join(merge.split(" ") if isinstance(merge, str) else merge)
 
 
+@pytest.mark.parametrize("as_json", [False, True])
+def test_types_of_sentence_piece_tokens(tmp_path: Path, as_json: bool) -> None:
+    write_sentence_piece(tmp_path, as_json=as_json)
+    types = metadata_of(tmp_path)["tokenizer.ggml.token_type"]
+    assert types[:3] == [TokenType.UNKNOWN, TokenType.CONTROL, TokenType.CONTROL]
+    assert types[3:259] == [TokenType.BYTE] * 256
+    assert set(types[259:]) == {TokenType.NORMAL}
+
+
 def test_merges_as_texts_and_as_pairs_mean_the_same(tmp_path: Path) -> None:
     write_byte_level(tmp_path)
     before = metadata_of(tmp_path)["tokenizer.ggml.merges"]

@@ -19,6 +19,7 @@ from powerserve.convert.gguf_plan import (
 from powerserve.convert.metadata_values import encoded
 from powerserve.convert.tensor_plan import EMBEDDING_NAME, PlannedTensor
 from powerserve.core.errors import ModelFileError
+from powerserve.storage.copying import file_errors
 from powerserve.storage.progress import SILENT, Progress
 from powerserve.storage.safetensors import SafeTensor
 
@@ -39,10 +40,11 @@ def extract_embedding(
     """Write the embedding table of the checkpoint in `folder` as the GGUF file `target`.
 
     `out_type` is one of `element_types.OUT_TYPES`. Raises ModelFileError if there is no such
-    table, UsageError if the file cannot be written.
+    table, UsageError if a file cannot be read or written.
     """
     checkpoint = Checkpoint(folder)
-    source = embedding_table(checkpoint.tensors)
+    with file_errors(f"{folder} cannot be read"):
+        source = embedding_table(checkpoint.tensors)
     dtype = OUT_TYPES[out_type]
     metadata = {
         "general.architecture": ARCHITECTURE,

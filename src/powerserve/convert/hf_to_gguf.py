@@ -27,6 +27,7 @@ from powerserve.convert.tensor_plan import PlannedTensor, plan_tensors
 from powerserve.convert.vocabulary import tokenizer_metadata
 from powerserve.model.config import config_from_metadata
 from powerserve.model.registry import build_graph
+from powerserve.storage.copying import file_errors
 from powerserve.storage.progress import SILENT, Progress
 
 
@@ -56,7 +57,23 @@ def plan_conversion(
         UnsupportedModelError: the architecture or the tokenizer is unknown, or the checkpoint has
             what a GGUF file cannot express.
         ConfigError, ModelFileError, ModelNotFoundError, TokenizerError: a file is missing or wrong.
+        UsageError: a file cannot be read.
     """
+    with file_errors(f"{checkpoint.folder} cannot be read"):
+        return _plan(checkpoint, options, progress)
+
+
+def convert(
+    folder: Path, target: Path, options: ConversionOptions, progress: Progress = SILENT
+) -> None:
+    """Write the checkpoint in `folder` as the GGUF file `target`.
+
+    Raises what `plan_conversion` and `write_file` raise.
+    """
+    write_file(plan_conversion(Checkpoint(folder), options, progress), target, progress)
+
+
+def _plan(checkpoint: Checkpoint, options: ConversionOptions, progress: Progress) -> GGUFPlan:
     path = checkpoint.folder / CONFIG_FILE
     architecture = architecture_of(architecture_name(checkpoint.config, path))
     config = read_config(checkpoint.config, path)
@@ -76,16 +93,6 @@ def plan_conversion(
     tensors = output_tensors(planned, dtype)
     _check_runs(metadata, tensors, path, options.content)
     return GGUFPlan(encoded(metadata), tensors)
-
-
-def convert(
-    folder: Path, target: Path, options: ConversionOptions, progress: Progress = SILENT
-) -> None:
-    """Write the checkpoint in `folder` as the GGUF file `target`.
-
-    Raises what `plan_conversion` and `write_file` raise.
-    """
-    write_file(plan_conversion(Checkpoint(folder), options, progress), target, progress)
 
 
 def _planned(

@@ -38,7 +38,7 @@ class TokenizerModel:
     vocab: dict[str, int] | list[Any] = field(default_factory=dict)
     merges: list[str | list[str]] = field(default_factory=list)
     ignore_merges: bool = False
-    byte_fallback: bool = False
+    unk_token: str | None = None
 
     @property
     def pairs(self) -> list[tuple[str, str]]:
@@ -52,7 +52,7 @@ class TokenizerModel:
 
 @dataclass(frozen=True, slots=True)
 class TokenizerJson:
-    """tokenizer.json; the last token of an id wins, as in the library."""
+    """tokenizer.json, as far as conversion needs it."""
 
     model: TokenizerModel
     added_tokens: list[AddedToken] = field(default_factory=list)
@@ -78,7 +78,7 @@ class TokenizerFiles:
 
     @classmethod
     def read(cls, folder: Path) -> TokenizerFiles:
-        """Read the files; raises ConfigError if one is not what it should be."""
+        """Read the files; raises ConfigError if one is not what it should be, OSError."""
         tokenizer, pieces = folder / TOKENIZER_FILE, folder / SENTENCE_PIECE_FILE
         return cls(
             folder,

@@ -30,9 +30,9 @@ def tokenizer_metadata(
     """The keys `tokenizer.*` for the tokenizer in `folder`, checked by making a tokenizer of them.
 
     `vocab_size` counts the rows of the embedding table, `model_config` is config.json, `note` tells
-    the user what is worth knowing. Raises
-    ConfigError, TokenizerError or UnsupportedModelError for files that are missing, wrong or of a
-    kind that GGUF files cannot express, ModelFileError for a tokenizer of another model.
+    the user what is worth knowing. Raises ConfigError, TokenizerError or UnsupportedModelError for
+    files that are missing, wrong or of a kind that GGUF files cannot express, ModelFileError for a
+    tokenizer of another model, OSError.
     """
     files = TokenizerFiles.read(folder)
     base, keys = _base(files, note)

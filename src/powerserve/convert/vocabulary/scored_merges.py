@@ -33,7 +33,7 @@ def scored_tokens(tokenizer: TokenizerJson) -> dict[int, Token]:
     _check_all_pairs_are_listed(tokenizer, ids.keys() - added)
     tokens = {}
     for text, token_id in ids.items():
-        kind = TokenType.BYTE if _BYTE.fullmatch(text) else TokenType.NORMAL
+        kind = _type_of(text, tokenizer.model.unk_token)
         tokens[token_id] = Token(text, kind, -float(ranks.get(text, 0)))
     return tokens
 
@@ -51,6 +51,12 @@ def adds_space_prefix(tokenizer: TokenizerJson) -> bool:
         older = "always" if part.get("add_prefix_space", True) else "never"
         prefixes |= part.get("prepend_scheme", older) != "never"
     return prefixes
+
+
+def _type_of(text: str, unknown: str | None) -> TokenType:
+    if text == unknown:
+        return TokenType.UNKNOWN
+    return TokenType.BYTE if _BYTE.fullmatch(text) else TokenType.NORMAL
 
 
 def _ranks(pairs: list[tuple[str, str]]) -> dict[str, int]:

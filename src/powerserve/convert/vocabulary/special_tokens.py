@@ -21,6 +21,7 @@ ROLES = {
     "pad": "padding",
     "mask": "mask",
 }
+_EDGES = {"bos": 0, "eos": -1}  # where in a text they may be
 
 
 def special_token_metadata(
@@ -32,36 +33,33 @@ def special_token_metadata(
     tokenizer's configuration counts first, then the number in the model's.
     """
     generation = optional_json(files.folder / "generation_config.json")
-    roles: dict[str, int] = {}
-    for role in ROLES:
-        found = ids.get(_text_of(files.config.get(f"{role}_token")))
-        for source in (model_config, generation):
-            if found is None:
-                found = _id_in(source.get(f"{role}_token_id"), len(ids))
-        if found is not None:
-            roles[role] = found
-    keys: dict[str, object] = {
-        f"tokenizer.ggml.{ROLES[role]}_token_id": token_id for role, token_id in roles.items()
-    }
-    for role, edge in (("bos", 0), ("eos", -1)):
-        adds = role in roles and _is_added(files, role, edge, roles, ids)
+    keys: dict[str, object] = {}
+    for role, name in ROLES.items():
+        text = _text_of(files.config.get(f"{role}_token"))
+        numbers = [source.get(f"{role}_token_id") for source in (model_config, generation)]
+        candidates = [ids.get(text), *(_id_in(number, len(ids)) for number in numbers)]
+        token_id = next((each for each in candidates if each is not None), None)
+        if token_id is not None:
+            keys[f"tokenizer.ggml.{name}_token_id"] = token_id
+    for role in _EDGES:
+        added_id = keys.get(f"tokenizer.ggml.{role}_token_id")
+        adds = added_id is not None and _is_added(files, role, added_id, ids)
         keys[f"tokenizer.ggml.add_{role}_token"] = adds
     return keys
 
 
-def _is_added(
-    files: TokenizerFiles, role: str, edge: int, roles: Mapping[str, int], ids: Mapping[str, int]
-) -> bool:
+def _is_added(files: TokenizerFiles, role: str, token_id: object, ids: Mapping[str, int]) -> bool:
+    """Whether the token of this role is put before or after every text."""
     declared = files.config.get(f"add_{role}_token")
     if isinstance(declared, bool):
         return declared
     if files.json is None:
         return role == "bos"  # what transformers assumes for SentencePiece
-    return ids.get(_template_edge(files.json, edge)) == roles[role]
+    return ids.get(_template_edge(files.json, _EDGES[role])) == token_id
 
 
 def _template_edge(tokenizer: TokenizerJson, edge: int) -> str:
-    """The special token that the post-processor puts first (0) or last (-1), or ""."""
+    """The special token at this end of what the post-processor makes of a text, or ""."""
     for part in components(tokenizer.post_processor, "processors"):
         single = part.get("single")
         if part.get("type") == "TemplateProcessing" and isinstance(single, list) and single:

@@ -38,9 +38,10 @@ def complete(
     An added token beyond the embedding table is left out, with a note. Raises ModelFileError if a
     token of `base` lies there.
     """
-    if base and not 0 <= min(base) <= max(base) < vocab_size:
+    outside = next((index for index in base if not 0 <= index < vocab_size), None)
+    if outside is not None:
         raise ModelFileError(
-            f"the tokenizer has a token {max(base)}, but the model's vocabulary has only "
+            f"the tokenizer has a token {outside}, but the model's vocabulary has only "
             f"{vocab_size} tokens: do both belong to the same model?"
         )
     tokens = dict(base)

@@ -129,7 +129,7 @@ def test_ctrl_c_keeps_what_is_done(
 
     monkeypatch.setattr(PointDatabase, "add", add_two)
     assert search(pair, prompt, folder) == 130
-    assert "the same command goes on from there" in capsys.readouterr().err
+    assert "the same command goes on from what is done" in capsys.readouterr().err
     assert len(report_json(folder, capsys)["points"]) == 2
 
 
@@ -163,7 +163,7 @@ def test_impossible_wishes_are_explained(
 ) -> None:
     assert search(pair, prompt, tmp_path / "search", *flags) == 2
     assert reason in capsys.readouterr().err
-    assert not (tmp_path / "search").exists()
+    assert not list((tmp_path / "search").glob("*"))
 
 
 @pytest.mark.parametrize(
@@ -181,6 +181,24 @@ def test_impossible_wishes_are_explained(
 def test_wrong_values_are_usage_errors(flags: tuple[str, ...], capsys: Capture) -> None:
     assert status_of("search-tree", *flags) == 2
     assert flags[0] in capsys.readouterr().err
+
+
+def test_an_empty_prompt_is_refused(
+    pair: ModelPair, prompt: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    (tmp_path / "empty.txt").touch()
+    assert search(pair, prompt, tmp_path / "search", "-f", tmp_path / "empty.txt") == 2
+    assert "a prompt is empty" in capsys.readouterr().err
+
+
+def test_damaged_times_are_explained(
+    pair: ModelPair, prompt: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    folder = tmp_path / "search"
+    assert search(pair, prompt, folder, "--limit", "1") == 0
+    (folder / "times.json").write_text('{"target_ms": {"1": 0, "12": 5}, "draft_ms": 1}')
+    assert status_of("search-tree", "--report", "-o", folder) == 2
+    assert "remove times.json to measure again" in capsys.readouterr().err
 
 
 def test_a_draft_is_needed_and_must_fit(pair: ModelPair, smollm2: Path, capsys: Capture) -> None:

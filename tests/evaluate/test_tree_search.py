@@ -394,6 +394,12 @@ def test_points_of_different_searches_are_not_mixed(
         TreeSearch(folder, replace(subject, **change), FEW[:1])
 
 
+def test_points_of_an_unknown_search_are_not_used(tmp_path: Path, pair: ModelPair) -> None:
+    PointDatabase(tmp_path / "database.jsonl").add(FEW[0], COUNTERS)
+    with pytest.raises(UsageError, match=r"no search.json.*choose another folder"):
+        TreeSearch(SearchFolder(tmp_path), subject_of(pair), FEW[:1])
+
+
 def test_a_copy_of_a_model_is_the_same_model(tmp_path: Path, pair: ModelPair) -> None:
     copy = tmp_path / pair.target.name
     copy.write_bytes(pair.target.read_bytes())

@@ -63,9 +63,7 @@ def search(arguments: Namespace, folder: SearchFolder) -> None:
     try:
         _run(arguments, search, target, draft)
     except KeyboardInterrupt:
-        progress.note(
-            f"stopped; what is done is in {folder.path}, and the same command goes on from there"
-        )
+        progress.note(f"stopped; the same command goes on from what is done in {folder.path}")
         raise
 
 

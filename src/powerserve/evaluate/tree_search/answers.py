@@ -68,6 +68,8 @@ def _token_ids(target: LLM, prompt_ids: list[int], params: SamplingParams) -> It
 
 
 def _check_lengths(target: LLM, prompts: Sequence[list[int]], max_tokens: int) -> None:
+    if not all(prompts):
+        raise UsageError("a prompt is empty, and this model needs some text to continue")
     context = target.loaded.engine.config.context_size
     longest = max(map(len, prompts))
     if longest + max_tokens > context:

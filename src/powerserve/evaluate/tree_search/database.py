@@ -21,6 +21,7 @@ from powerserve.storage.copying import file_errors
 from powerserve.storage.progress import SILENT, Progress
 
 _Count = Annotated[int, msgspec.Meta(ge=0)]
+_PositiveCount = Annotated[int, msgspec.Meta(ge=1)]
 
 
 class _Params(msgspec.Struct, rename={"top_k": "draft_top_k"}):
@@ -34,8 +35,8 @@ class _Params(msgspec.Struct, rename={"top_k": "draft_top_k"}):
 
 
 class _Stat(msgspec.Struct, rename=lambda name: name.replace("num_", "n_")):
-    num_iterations: _Count
-    num_generated_tokens: _Count
+    num_iterations: _PositiveCount
+    num_generated_tokens: _PositiveCount
     num_draft_tokens: _Count
     num_accepted_tokens: _Count
     num_draft_forwards: _Count = msgspec.field(name="n_draft_times")

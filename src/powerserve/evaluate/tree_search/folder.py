@@ -109,9 +109,15 @@ class SearchFolder:
     def record_of(self, subject: Subject) -> Record | None:
         """The record if the search has begun.
 
-        Raises UsageError if it is about something else, ConfigError for a damaged file.
+        Raises UsageError if it is about something else, or nobody knows what about; ConfigError
+        for a damaged file.
         """
         if not self._record.exists():
+            if self.database.exists() or self._times.exists():
+                raise UsageError(
+                    f"{self.path} holds results, but no {self._record.name} that says what they "
+                    "are about; choose another folder with -o"
+                )
             return None
         record = self.record()
         for part in fields(Subject):
@@ -126,6 +132,11 @@ class SearchFolder:
         """What has been measured. Raises ConfigError for a damaged file."""
         return read_json(self._times, StepTimes) if self._times.exists() else StepTimes()
 
+    def create(self) -> None:
+        """Make the folder if it is not there. Raises UsageError if that is not possible."""
+        with file_errors(f"{self.path} cannot be made a folder"):
+            self.path.mkdir(parents=True, exist_ok=True)
+
     def write_record(self, record: Record) -> None:
         """Begin a search. Raises UsageError if that cannot be written."""
         self._write(self._record, record)
@@ -136,5 +147,4 @@ class SearchFolder:
 
     def _write(self, path: Path, value: Record | StepTimes) -> None:
         with file_errors(f"{path} cannot be written"):
-            self.path.mkdir(parents=True, exist_ok=True)
             write_json(path, asdict(value))

@@ -100,4 +100,4 @@ def tokens_per_s(params: TreeParams, counters: SpeculationCounters, times: StepT
         raise UsageError(f"the time of a step is not known; measure it, or give it by {missing}")
     iterations, runs = counters.num_iterations, counters.num_draft_forwards
     total_ms = iterations * target_ms + (iterations + runs) * draft_ms
-    return 1000 * counters.num_generated_tokens / total_ms if total_ms else 0.0
+    return 1000 * counters.num_generated_tokens / total_ms

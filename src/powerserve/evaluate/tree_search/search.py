@@ -57,6 +57,7 @@ class TreeSearch:
     def ask_target(self, target: LLM) -> None:
         """Let the target answer, and measure its steps. Raises ContextLengthError, UsageError."""
         if self._record is None:
+            self._folder.create()  # better to fail now than after the answers
             self._record = self._answered(target)
             self._folder.write_record(self._record)
         if sizes := self._unmeasured_sizes:

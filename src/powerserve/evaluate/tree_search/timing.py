@@ -9,6 +9,7 @@ from math import inf
 from powerserve.backend.base import LoadedModel
 from powerserve.cache.cells import CellPool
 from powerserve.core.dtypes import DType
+from powerserve.core.errors import ConfigError
 from powerserve.executor.executor import CELL_BLOCK, Executor
 from powerserve.speculative.cost_model import SHORT_CONTEXT
 from powerserve.speculative.step_timer import time_step
@@ -23,6 +24,13 @@ class StepTimes:
     target_ms: dict[int, float] = field(default_factory=dict)
     draft_ms: float | None = None
     device: str = ""  # where they were measured
+
+    def __post_init__(self) -> None:
+        times = [*self.target_ms.values(), 1.0 if self.draft_ms is None else self.draft_ms]
+        if not all(0 < ms < inf for ms in times):
+            raise ConfigError(
+                "the time of a step must be positive; remove times.json to measure again"
+            )
 
 
 def fastest_steps_ms(model: LoadedModel, sizes: Iterable[int], kv_dtype: DType) -> dict[int, float]:

@@ -1,6 +1,6 @@
 """SentencePiece's `tokenizer.model`, read without its library.
 
-The file is a protocol buffer, and five of its fields matter: a dependency with native code would be
+The file is a protocol buffer, and six of its fields matter: a dependency with native code would be
 out of proportion. Sources: sentencepiece_model.proto of https://github.com/google/sentencepiece and
 https://protobuf.dev/programming-guides/encoding.
 """

@@ -1,0 +1,110 @@
+"""An answer as server-sent events: a message that begins, content blocks one by one, its end."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AbstractAsyncContextManager
+from typing import Any
+
+from powerserve.server.answer import Answer, Delta
+from powerserve.server.anthropic.endings import ending, input_usage, usage_body
+from powerserve.server.content import Content, ToolCallDelta
+from powerserve.server.events import Ended
+from powerserve.server.surface import sse_frame
+
+Event = dict[str, Any]
+_THINKING = {"type": "thinking", "thinking": "", "signature": ""}
+_TEXT = {"type": "text", "text": ""}
+
+
+class MessageStream:
+    """Writes the events of one answer."""
+
+    def __init__(self, base: dict[str, Any], *, shows_thinking: bool) -> None:
+        """`base` holds the fields of the message that are known beforehand."""
+        self._base = base
+        self._shows_thinking = shows_thinking
+        self._index = 0  # of the block that is open, or will be next
+        self._open: dict[str, Any] | None = None  # that block, as it began
+        self._called_tools = False
+
+    async def frames(self, opening: AbstractAsyncContextManager[Answer]) -> AsyncIterator[bytes]:
+        """The whole stream."""
+        async with opening as answer:
+            yield _frame(self._begin(answer))
+            yield _frame({"type": "ping"})  # some proxies pass a first event on with the second
+            async for delta in answer.deltas():
+                for event in self._events(delta):
+                    yield _frame(event)
+
+    def _begin(self, answer: Answer) -> Event:
+        message = self._base | {
+            "model": self._base["model"] or answer.runner.name,
+            "content": [],
+            "stop_reason": None,
+            "stop_sequence": None,
+            # How much of it is cached is not known before it is computed.
+            "usage": input_usage(answer.num_prompt_tokens) | {"output_tokens": 0},
+        }
+        return {"type": "message_start", "message": message}
+
+    def _events(self, delta: Delta) -> Iterator[Event]:
+        yield from self._content(delta.content)
+        if delta.ended is not None:
+            yield from self._close()
+            yield self._ended(delta.ended)
+            yield {"type": "message_stop"}
+
+    def _content(self, content: Content) -> Iterator[Event]:
+        if content.reasoning and self._shows_thinking:
+            yield from self._enter(_THINKING)
+            yield self._delta({"type": "thinking_delta", "thinking": content.reasoning})
+        if content.text:
+            yield from self._enter(_TEXT)
+            yield self._delta({"type": "text_delta", "text": content.text})
+        for call in content.tool_calls:
+            yield from self._call(call)
+
+    def _call(self, call: ToolCallDelta) -> Iterator[Event]:
+        if call.name:
+            self._called_tools = True
+            yield from self._enter(tool_use_block(call))
+        if call.arguments:
+            yield self._delta({"type": "input_json_delta", "partial_json": call.arguments})
+
+    def _enter(self, block: dict[str, Any]) -> Iterator[Event]:
+        """Begin a block, unless it is the one that is open."""
+        if self._open is block:
+            return
+        yield from self._close()
+        self._open = block
+        yield {"type": "content_block_start", "index": self._index, "content_block": block}
+
+    def _close(self) -> Iterator[Event]:
+        if self._open is None:
+            return
+        if self._open is _THINKING:
+            yield self._delta({"type": "signature_delta", "signature": ""})
+        yield {"type": "content_block_stop", "index": self._index}
+        self._open = None
+        self._index += 1
+
+    def _delta(self, delta: dict[str, Any]) -> Event:
+        return {"type": "content_block_delta", "index": self._index, "delta": delta}
+
+    def _ended(self, ended: Ended) -> Event:
+        return {
+            "type": "message_delta",
+            "delta": ending(ended, called_tools=self._called_tools),
+            "usage": usage_body(ended.usage),
+        }
+
+
+def tool_use_block(call: ToolCallDelta) -> dict[str, Any]:
+    """The block of a call, without its input."""
+    call_id = call.call_id.replace("call_", "toolu_", 1)
+    return {"type": "tool_use", "id": call_id, "name": call.name, "input": {}}
+
+
+def _frame(event: Event) -> bytes:
+    return sse_frame(event, event["type"])

@@ -376,26 +376,32 @@ WIDE = f"""{"long" * 60} [{"link" * 50}](https://example.com/{"x" * 200})
 """
 
 
-def test_a_phone_needs_no_sideways_scrolling(page: ChatPage, stub: ChatStub) -> None:
-    stub.models = ("a-model-with-a-very-long-name-" * 3,)
+@pytest.fixture
+def phone(page: ChatPage) -> Iterator[ChatPage]:
+    """The page on a small phone."""
     screen = {"width": 320, "height": 640, "deviceScaleFactor": 2, "mobile": True}
     page.browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
-    try:
-        page.open()
-        stub.answer = says(WIDE)
-        page.ask("wide" * 60)
-        for opener in (None, "Settings"):
-            if opener:
-                page.press(opener, "header")
-            assert (
-                page.run("return [innerWidth, document.documentElement.scrollWidth]") == [320] * 2
-            )
-            scroller = "document.getElementById('scroller')"
-            assert page.run(f"return {scroller}.scrollWidth <= {scroller}.clientWidth")
-            for button in page.all("header button, #send"):
-                assert 0 <= button.rect["x"] and button.rect["x"] + button.rect["width"] <= 320
-    finally:
-        page.browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    yield page
+    page.browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def test_a_phone_needs_no_sideways_scrolling(phone: ChatPage, stub: ChatStub) -> None:
+    stub.models = ("a-model-with-a-very-long-name-" * 3,)
+    stub.answer = says(WIDE)
+    phone.open()
+    phone.ask("wide" * 60)
+    assert widths(phone) == (320, 320)
+    assert phone.run("return document.getElementById('scroller').scrollWidth") <= 320
+    for button in phone.all("header button, #send"):
+        left, width = button.rect["x"], button.rect["width"]
+        assert left >= 0 and left + width <= 320
+    phone.press("Settings", "header")
+    assert widths(phone) == (320, 320)
+
+
+def widths(page: ChatPage) -> tuple[int, int]:
+    """What is visible, and what could be scrolled to. A page that is too wide widens both."""
+    return tuple(page.run("return [innerWidth, document.documentElement.scrollWidth]"))
 
 
 def test_everything_has_a_name_for_those_who_cannot_see_it(page: ChatPage) -> None:

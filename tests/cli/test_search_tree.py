@@ -214,6 +214,13 @@ def test_two_names_with_a_plus_are_a_pair(pair: ModelPair, prompt: Path, tmp_pat
     assert status_of("search-tree", "-m", names, *GRID, *rest, "--limit", "1") == 0
 
 
+def test_a_workspace_names_both_models(pair: ModelPair, prompt: Path, tmp_path: Path) -> None:
+    workspace = tmp_path / "proj"
+    assert status_of("create", "-m", pair.target, "-d", pair.draft, "-o", workspace) == 0
+    rest = ("-f", prompt, "-n", "8", "-o", tmp_path / "search", "-t", "1", "--limit", "1")
+    assert status_of("search-tree", "-d", workspace, *rest) == 0
+
+
 def test_a_report_needs_a_search(tmp_path: Path, capsys: Capture) -> None:
     assert status_of("search-tree", "--report", "-o", tmp_path) == 2
     assert "there is no search in" in capsys.readouterr().err

@@ -31,7 +31,8 @@ def metric(http: httpx.Client, name: str) -> float:
 
 def test_leaving_a_stream_ends_the_work(http: httpx.Client) -> None:
     with http.stream("POST", CHAT, json=LONG | {"stream": True}) as reply:
-        for line in reply.iter_lines():
+        lines = reply.iter_lines()  # kept: the stream would be closed with it
+        for line in lines:
             if '"content":"' in line and "role" not in line:
                 break
         running = slots(http)

@@ -192,6 +192,8 @@ def test_content_parts_and_other_roles(client: openai.OpenAI) -> None:
         ({"n": 0}, "n must be"),
         ({"top_logprobs": 3}, "logprobs"),
         ({"stop": ["x"] * 17}, "stop"),
+        ({"stop": "x" * 1001}, "stop"),
+        ({"logit_bias": {str(token): 1 for token in range(5000)}}, "entries"),
         ({"messages": []}, "message"),
         ({"logit_bias": {"hello": 1}}, "logit_bias"),
         ({"logit_bias": {"1": 1e30}}, "logit_bias"),

@@ -104,6 +104,7 @@ def test_a_port_that_is_taken(model: Path) -> None:
         (("--host", "no.such.host.invalid"), "API key"),
         (("--api-key-file", "missing"), "missing"),
         (("--ssl-cert-file", "x.pem"), "belong together"),
+        (("--ssl-cert-file", "/no.pem", "--ssl-key-file", "/no.pem"), "certificate"),
         (("--timeout", "0"), "seconds"),
         (("--parallel", "0"), "at least 1"),
     ],

@@ -9,6 +9,7 @@
     original.py       the original server's error body and counting (`--compat`)
 
     request.py        the neutral request that every family translates to …
+    bounds.py         what it may ask of the sampler
     answer.py         … and the neutral answer it translates from
     content.py        generated text to content, reasoning and tool calls
     serving.py        from request to answer: limits, model, prompt, engine

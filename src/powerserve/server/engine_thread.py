@@ -166,11 +166,9 @@ class EngineThread:
                 report += [(generation.key, each) for each in events]
                 if events and isinstance(events[-1], Ended | Failed):
                     self._forget(generation)
-        report += [(each.key, each.prefilled()) for each in self._prefilling()]
+        for generation in self._running.values():
+            report += [(generation.key, each) for each in generation.progress()]
         return report
-
-    def _prefilling(self) -> list[_Generation]:
-        return [each for each in self._running.values() if not each.sequence.num_generated]
 
     def _forget(self, generation: _Generation) -> None:
         del self._running[generation.key]
@@ -188,6 +186,7 @@ class _Generation:
         self._text = TextGeneration(loaded.engine, sequence, loaded.tokenizer, visible=visible)
         self._logprobs = LogprobQueue(loaded.tokenizer)
         self._num_tokens = 0
+        self._num_prefilled = 0
         self._ended_by_token = False
 
     def feed(self, event: TokenEvent) -> list[Event]:
@@ -218,9 +217,13 @@ class _Generation:
         reason = piece.finish_reason
         return reason is not None and (reason != FinishReason.STOP or self._ended_by_token)
 
-    def prefilled(self) -> Prefilled:
-        """How far the prompt is."""
-        return Prefilled(min(self.sequence.cells.length, self.sequence.num_prompt_tokens))
+    def progress(self) -> list[Event]:
+        """How far the prompt is, if it has come further."""
+        done = min(self.sequence.cells.length, self.sequence.num_prompt_tokens)
+        if self._num_tokens or done == self._num_prefilled:
+            return []
+        self._num_prefilled = done
+        return [Prefilled(done)]
 
     def ended(self) -> Ended:
         """The last event."""

@@ -121,7 +121,8 @@ class ModelRunner:
 
     def _take(self, generation: OpenGeneration, event: Event) -> None:
         generation.note(event)
-        generation.mailbox.put(event)
+        if not isinstance(event, Prefilled):  # nobody waits for that
+            generation.mailbox.put(event)
         if isinstance(event, Ended | Failed):
             del self._open[generation.key]
         if isinstance(event, Ended):

@@ -10,6 +10,7 @@ from typing import Any
 from powerserve.core.errors import UsageError
 from powerserve.sampler.grammar import Grammar
 from powerserve.sampler.params import SamplingParams
+from powerserve.server.bounds import check_bounds
 from powerserve.server.tool_calls import ToolDefinition, select_tool
 
 Message = Mapping[str, Any]
@@ -87,7 +88,7 @@ Prompt = ChatPrompt | TextPrompt | TokenPrompt
 class GenerationRequest:
     """What to generate: `num_choices` answers to each prompt.
 
-    Raises UsageError for impossible sampling parameters.
+    Raises UsageError or ApiError for impossible sampling parameters.
     """
 
     model: str  # "": the default one
@@ -99,6 +100,7 @@ class GenerationRequest:
 
     def __post_init__(self) -> None:
         SamplingParams(**self.sampling)  # a mistake shall not wait for a model to load
+        check_bounds(self.sampling)
 
     @property
     def num_generations(self) -> int:
@@ -117,7 +119,8 @@ class GenerationRequest:
             changes.setdefault("top_k", 0)
         params = defaults.replace(**changes)
         if max_tokens is not None:
-            params = params.replace(max_tokens=min(params.max_tokens or max_tokens, max_tokens))
+            wanted = max_tokens if params.max_tokens is None else params.max_tokens
+            params = params.replace(max_tokens=min(wanted, max_tokens))
         if params.seed is None:
             return [params] * self.num_choices
         return [

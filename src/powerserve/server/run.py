@@ -46,10 +46,10 @@ async def _serve(
     serving = Serving(settings, pool, metrics)
     idle = asyncio.create_task(pool.unload_idle())
     try:
+        server = _Server(_config(create_app(serving), settings), serving)
         if preload is not None:
             async with pool.lease(preload):
                 pass
-        server = _Server(_config(create_app(serving), settings), serving)
         await server.serve([listener])
     finally:
         idle.cancel()
@@ -101,8 +101,9 @@ class _Server(uvicorn.Server):
 
 
 def _config(app: ASGIApp, settings: ServerSettings) -> uvicorn.Config:
+    """uvicorn's configuration, complete. Raises UsageError for TLS files that cannot be used."""
     tls = settings.access.tls
-    return uvicorn.Config(
+    config = uvicorn.Config(
         app,
         http="h11",  # whatever else is installed: its limit on headers is known
         ws="none",
@@ -115,6 +116,13 @@ def _config(app: ASGIApp, settings: ServerSettings) -> uvicorn.Config:
         ssl_certfile=tls.certificate if tls else None,
         ssl_keyfile=tls.key if tls else None,
     )
+    try:
+        config.load()
+    except OSError as error:  # ssl.SSLError is one
+        raise UsageError(
+            f"the certificate and key cannot be used: {error.strerror or error}"
+        ) from None
+    return config
 
 
 def _listen(access: Access) -> socket.socket:

@@ -73,7 +73,7 @@ class Guard:
         scheme, _, token = headers.get("authorization", "").partition(" ")
         given = token.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
         # Every key is compared, in constant time: how long it takes shall tell nothing.
-        matches = [hmac.compare_digest(given.encode(), key) for key in self._keys]
+        matches = [hmac.compare_digest(given.encode("latin-1"), key) for key in self._keys]
         return any(matches)
 
 

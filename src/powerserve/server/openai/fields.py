@@ -24,9 +24,6 @@ _RENAMED = {
     "repetition_penalty": "repeat_penalty",
     "repeat_last_n": "penalty_last_n",
 }
-_BOUNDED = ("repeat_penalty", "frequency_penalty", "presence_penalty")
-_MAX_SIZE = 100.0  # of penalties and biases: logits are smaller, and far larger ones overflow
-_MAX_STOPS = 16
 _RANDOM_SEED = -1  # llama.cpp's
 _NO_LIMIT = -1  # llama.cpp's
 DONE = b"data: [DONE]\n\n"
@@ -87,8 +84,6 @@ class GenerationFields(GrammarFields, kw_only=True):
         for theirs, ours in _RENAMED.items():
             if (value := getattr(self, theirs)) is not None:
                 given[ours] = value
-        for name in _BOUNDED:
-            _check_size(name, given[name])
         given["max_tokens"] = None if max_tokens == _NO_LIMIT else max_tokens
         given["logprobs"] = logprobs
         given["top_k"] = None if self.top_k is None else max(0, self.top_k)  # -1: off, as elsewhere
@@ -96,16 +91,10 @@ class GenerationFields(GrammarFields, kw_only=True):
         if self.seed is not None:  # OpenAI's are signed
             changes["seed"] = None if self.seed == _RANDOM_SEED else self.seed % 2**64
         if self.stop:
-            changes["stop"] = self._stops()
+            changes["stop"] = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
         if self.logit_bias:
             changes["logit_bias"] = _biases(self.logit_bias)
         return changes
-
-    def _stops(self) -> tuple[str, ...]:
-        stops = [self.stop] if isinstance(self.stop, str) else list(self.stop or ())
-        if len(stops) > _MAX_STOPS:
-            raise invalid(f"stop must have at most {_MAX_STOPS} strings, not {len(stops)}", "stop")
-        return tuple(stops)
 
 
 def new_id(prefix: str) -> str:
@@ -128,11 +117,6 @@ def refuse_given(body: msgspec.Struct, advice: Mapping[str, str]) -> None:
             raise invalid(f"this server does not support `{name}`{what and '; '}{what}", name)
 
 
-def _check_size(name: str, value: float | None) -> None:
-    if value is not None and abs(value) > _MAX_SIZE:
-        raise invalid(f"{name} must be between -{_MAX_SIZE:g} and {_MAX_SIZE:g}", name)
-
-
 def _biases(given: Mapping[str, float | bool]) -> dict[int, float]:
     """Token ids to biases; `false` is llama.cpp's “never”."""
     biases = {}
@@ -141,6 +125,5 @@ def _biases(given: Mapping[str, float | bool]) -> dict[int, float]:
             raise invalid(f"logit_bias must name tokens by their ids, not {text!r}", "logit_bias")
         if bias is True:
             raise invalid("logit_bias: a bias is a number, or false for never", "logit_bias")
-        _check_size("logit_bias", bias)
         biases[int(text)] = float("-inf") if bias is False else float(bias)
     return biases

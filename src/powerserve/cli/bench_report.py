@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
+from powerserve.cli.markdown import markdown_table
 from powerserve.cli.show import describe
 from powerserve.engine.loader import LoadOptions
 from powerserve.evaluate.benchmark import BenchmarkPlan, BenchmarkResult, Measurement
@@ -95,11 +96,11 @@ def as_markdown(report: Report) -> str:
     """The conditions as a list, then tables."""
     parts = [_list(_conditions(report))]
     if report.result.tests:
-        parts.append(_table(_speed_rows(report.result.tests)))
+        parts.append(markdown_table(_speed_rows(report.result.tests)))
     if report.result.curve:
-        parts.append(_table(_curve_rows(report)))
+        parts.append(markdown_table(_curve_rows(report)))
     if report.overhead is not None:
-        parts.append(_table(_overhead_rows(report.overhead)))
+        parts.append(markdown_table(_overhead_rows(report.overhead)))
     return "\n\n".join(parts)
 
 
@@ -186,9 +187,3 @@ def _median_s(overhead: list[StepTime], part: str) -> float:
 
 def _list(items: dict[str, str]) -> str:
     return "\n".join(f"- {name}: {value}" for name, value in items.items())
-
-
-def _table(rows: Iterable[list[str]]) -> str:
-    header, *body = ["| " + " | ".join(row) + " |" for row in rows]
-    columns = header.count("|") - 1
-    return "\n".join([header, "|---" + "|---:" * (columns - 1) + "|", *body])

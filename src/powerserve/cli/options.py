@@ -240,6 +240,17 @@ def positive_number(text: str) -> int:
     return _number(text, low=1)
 
 
+def seconds(text: str) -> float:
+    """argparse type: a positive number of seconds."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive number of seconds")
+    return value
+
+
 def _number(text: str, low: int) -> int:
     try:
         value = int(text)

@@ -39,7 +39,7 @@ def execute(arguments: Namespace) -> int:
     from powerserve.evaluate.tree_search.folder import SearchFolder
 
     if arguments.plot is not None:
-        from powerserve.evaluate.tree_search.plot import check_plot
+        from powerserve.evaluate.plot_file import check_plot
 
         check_plot(arguments.plot)  # better now than after the search
     folder = SearchFolder(arguments.output)

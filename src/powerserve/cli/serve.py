@@ -169,17 +169,24 @@ def _add_limit_flags(parser: ArgumentParser) -> None:
     group.add_argument("--max-tokens", type=options.positive_number, metavar="N", help="per answer")
     group.add_argument("--max-body-mib", type=options.positive_number, default=16, metavar="MIB")
     group.add_argument(
-        "--timeout", type=_seconds, default=600.0, metavar="S", help="per request (default: 600)"
+        "--timeout",
+        type=options.seconds,
+        default=600.0,
+        metavar="S",
+        help="per request (default: 600)",
     )
     group.add_argument(
         "--shutdown-timeout",
-        type=_seconds,
+        type=options.seconds,
         default=30.0,
         metavar="S",
         help="for running requests to finish when the server is stopped (default: 30)",
     )
     group.add_argument(
-        "--keep-alive", type=_seconds, metavar="S", help="unload a model that is idle so long"
+        "--keep-alive",
+        type=options.seconds,
+        metavar="S",
+        help="unload a model that is idle so long",
     )
     group.add_argument("--memory-gib", type=float, metavar="GIB", help="for all loaded models")
 
@@ -229,16 +236,3 @@ def _keys_in(file: Path) -> list[str]:
 
 def _bytes(gib: float | None) -> int | None:
     return None if gib is None else int(gib * GIBIBYTE)
-
-
-def _seconds(text: str) -> float:
-    """argparse type: a positive number."""
-    from argparse import ArgumentTypeError
-
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < float("inf"):
-        raise ArgumentTypeError(f"{text!r} is not a positive number of seconds")
-    return value

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import fields
-from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from powerserve.core.errors import UsageError
+from powerserve.evaluate.plot_file import check_plot, write_plot
 from powerserve.evaluate.tree_search.ranking import RankedPoint, Ranking
 from powerserve.speculative.options import TreeParams
-from powerserve.storage import atomic
-from powerserve.storage.copying import file_errors
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -21,27 +18,10 @@ _COLUMNS = 3
 _PANEL_INCHES = (4.0, 3.0)
 
 
-def check_plot(path: Path) -> None:
-    """Raise UsageError if a plot could not be written to `path` in the format of its suffix."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise UsageError(
-            "plots need matplotlib, which is not installed: pip install 'powerserve[plots]'"
-        ) from None
-    known = sorted(Figure().canvas.get_supported_filetypes())
-    if path.suffix.lstrip(".").lower() not in known:
-        raise UsageError(f"{path} does not end in a format for plots; choose .png, .svg or .pdf")
-
-
 def plot_ranking(ranking: Ranking, path: Path) -> None:
     """Write the plot. Raises UsageError if that is not possible."""
     check_plot(path)
-    image = BytesIO()
-    figure = _figure(ranking)
-    figure.savefig(image, format=path.suffix.lstrip(".").lower(), dpi=150)
-    with file_errors(f"{path} cannot be written"):
-        atomic.write_bytes(path, image.getvalue())
+    write_plot(_figure(ranking), path)
 
 
 def _figure(ranking: Ranking) -> Figure:

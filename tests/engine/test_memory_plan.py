@@ -27,7 +27,9 @@ EIGHT_BILLION = ModelConfig(
 )
 
 
-def plan(context: int | None, available: float | None, weights: float = 4.5) -> MemoryPlan:
+def plan(
+    context: int | None, available: float | None, weights: float = 4.5, cache_size: int = 0
+) -> MemoryPlan:
     return plan_memory(
         EIGHT_BILLION,
         weights_bytes=int(weights * GIB),
@@ -35,6 +37,7 @@ def plan(context: int | None, available: float | None, weights: float = 4.5) -> 
         batch_size=512,
         context_size=context,
         available_bytes=None if available is None else int(available * GIB),
+        cache_size=cache_size,
     )
 
 
@@ -74,3 +77,15 @@ def test_nothing_is_refused_when_memory_is_unknown() -> None:
 def test_a_context_must_be_positive() -> None:
     with pytest.raises(UsageError, match="at least 1"):
         plan(0, 64)
+
+
+def test_a_cache_may_be_larger_than_a_context_but_not_smaller() -> None:
+    one, four = plan(4096, None), plan(4096, None, cache_size=4 * 4096)
+    assert four.context_size == 4096 and four.num_cells == 4 * 4096
+    assert four.kv_bytes == 4 * one.kv_bytes
+    assert plan(4096, None, cache_size=100).num_cells == 4096
+
+
+def test_a_cache_that_does_not_fit_is_refused() -> None:
+    with pytest.raises(MemoryLimitError, match="cache of 1,000,000 tokens"):
+        plan(None, 16, cache_size=1_000_000)

@@ -147,3 +147,15 @@ def test_the_server_s_own_limit_of_tokens(tmp_path: Path) -> None:
             body = LONG | ({} if wanted is None else {"max_tokens": wanted})
             usage = http.post(CHAT, json=body).json()["usage"]
             assert usage["completion_tokens"] == min(wanted or 5, 5)
+
+
+@pytest.mark.parametrize(("flags", "remembered"), [((), False), (("--cache-tokens", "2048"), True)])
+def test_a_larger_cache_remembers_more(
+    tmp_path: Path, flags: tuple[str, ...], remembered: bool
+) -> None:
+    model = write_tiny_model(tmp_path / "tiny.gguf")
+    with serving("-m", model, "-c", "512", *flags) as process, process.client() as http:
+        for token in (1, 2, 1):  # the third prompt is the first one again
+            body = {"prompt": [token] * 400, "max_tokens": 1}
+            usage = http.post("/v1/completions", json=body).json()["usage"]
+        assert usage["prompt_tokens_details"]["cached_tokens"] == (399 if remembered else 0)

@@ -57,7 +57,12 @@ def execute(arguments: Namespace) -> int:
         batch = arguments.batch_size or DEFAULT_CHUNK
         return load_engine(
             with_draft(arguments, source),
-            replace(chosen, batch_size=batch, max_sequences=settings.limits.max_running),
+            replace(
+                chosen,
+                batch_size=batch,
+                max_sequences=settings.limits.max_running,
+                cache_size=arguments.cache_tokens,
+            ),
         )
 
     preload = "" if arguments.model else None
@@ -187,6 +192,13 @@ def _add_limit_flags(parser: ArgumentParser) -> None:
         type=options.seconds,
         metavar="S",
         help="unload a model that is idle so long",
+    )
+    group.add_argument(
+        "--cache-tokens",
+        type=options.whole_number,
+        default=0,
+        metavar="N",
+        help="tokens cached for all requests of a model together (default: one context)",
     )
     group.add_argument("--memory-gib", type=float, metavar="GIB", help="for all loaded models")
 

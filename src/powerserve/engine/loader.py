@@ -32,6 +32,7 @@ class LoadOptions:
     """What the user may choose about how a model runs."""
 
     context_size: int | None = None  # tokens; None: see memory_plan
+    cache_size: int = 0  # tokens cached for all sequences; 0: one context
     num_threads: int = 0  # 0: as many as this process may use
     batch_size: int = 512  # tokens in one step
     max_sequences: int = 16
@@ -93,6 +94,7 @@ def load_engine(source: ModelSource, options: LoadOptions | None = None) -> Load
             kv_dtype=options.kv_dtype,
             batch_size=options.batch_size,
             context_size=options.context_size,
+            cache_size=options.cache_size,
         )
         backend = _make_backend(options)
         undo.callback(backend.close)
@@ -137,6 +139,7 @@ def load_engine(source: ModelSource, options: LoadOptions | None = None) -> Load
 def _engine_config(options: LoadOptions, plan: MemoryPlan) -> EngineConfig:
     return EngineConfig(
         context_size=plan.context_size,
+        num_cells=plan.num_cells,
         batch_size=min(options.batch_size, plan.context_size),
         max_sequences=options.max_sequences,
         kv_dtype=options.kv_dtype,

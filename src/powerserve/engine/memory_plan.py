@@ -17,9 +17,10 @@ FLOAT_BYTES = 4
 
 @dataclass(frozen=True, slots=True)
 class MemoryPlan:
-    """Estimated bytes for a model with one context of `context_size` tokens."""
+    """Estimated bytes for a model with a cache of `num_cells` tokens, at least one context."""
 
     context_size: int
+    num_cells: int
     weights_bytes: int
     kv_bytes: int
     compute_bytes: int
@@ -38,6 +39,7 @@ def plan_memory(
     batch_size: int,
     context_size: int | None,
     available_bytes: int | None,
+    cache_size: int = 0,
 ) -> MemoryPlan:
     """Choose a context and check it; None: the least of trained length, 8192 and what fits.
 
@@ -48,6 +50,7 @@ def plan_memory(
         batch_size: tokens of the largest step.
         context_size: tokens asked for.
         available_bytes: memory that may be used; None: unknown, so nothing is refused.
+        cache_size: tokens to cache for all sequences, if that is more than one context.
 
     Raises:
         MemoryLimitError: it does not fit; the text names a context that would.
@@ -58,10 +61,12 @@ def plan_memory(
 
     def plan(context: int) -> MemoryPlan:
         per_cell = 2 * config.num_layers * kv_dtype.size_bytes(config.kv_dim)
+        num_cells = max(context, cache_size)
         return MemoryPlan(
             context,
+            num_cells,
             weights_bytes,
-            context * per_cell,
+            num_cells * per_cell,
             compute_bytes(config, batch_size, context),
         )
 
@@ -73,9 +78,11 @@ def plan_memory(
         return wanted
     largest = _largest_fitting(usable, wanted.context_size, plan)
     if largest < MIN_CONTEXT:
+        cache = f" with a cache of {cache_size:,} tokens" if cache_size else ""
         raise MemoryLimitError(
-            f"the model needs {_gib(plan(MIN_CONTEXT).total_bytes)} of memory, but only "
-            f"{_gib(available_bytes)} are available; choose a smaller model or quantisation"
+            f"the model{cache} needs {_gib(plan(MIN_CONTEXT).total_bytes)} of memory, but only "
+            f"{_gib(available_bytes)} are available; choose a smaller "
+            f"{'cache, ' if cache else ''}model or quantisation"
         )
     if context_size is not None:
         raise MemoryLimitError(

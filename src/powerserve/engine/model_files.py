@@ -37,7 +37,9 @@ class ModelFiles:
             ) from None
         return cls(source, weights, config, graph)
 
-    def plan(self, *, kv_dtype: DType, batch_size: int, context_size: int | None) -> MemoryPlan:
+    def plan(
+        self, *, kv_dtype: DType, batch_size: int, context_size: int | None, cache_size: int = 0
+    ) -> MemoryPlan:
         """What it will take now; raises MemoryLimitError if that is not there."""
         return plan_memory(
             self.config,
@@ -46,6 +48,7 @@ class ModelFiles:
             batch_size=batch_size,
             context_size=context_size,
             available_bytes=available_memory(),
+            cache_size=cache_size,
         )
 
     @property

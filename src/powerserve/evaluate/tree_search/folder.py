@@ -8,7 +8,7 @@ database.jsonl   the points that are done
 from __future__ import annotations
 
 import hashlib
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 from powerserve.core.errors import ConfigError, UsageError
@@ -23,9 +23,9 @@ _SAMPLE_BYTES = 4 << 20  # of each end of a model file, which tell it from other
 
 @dataclass(frozen=True, slots=True)
 class ModelIdentity:
-    """Which model this is, wherever its file lies."""
+    """Which model this is, wherever its file lies and whatever it is called."""
 
-    name: str
+    name: str = field(compare=False)
     size_bytes: int
     sha256: str  # of both ends of the file
 

@@ -12,11 +12,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from powerserve.backend.base import Batch, BatchSlice, FloatArray, Int32Array, LoadedModel
+from powerserve.backend.base import FloatArray, LoadedModel
 from powerserve.core.dtypes import DType
+from powerserve.evaluate.scoring import chain_batch, whole_blocks
 from powerserve.evaluate.tree_search.answers import KnownAnswer
-from powerserve.executor.batching import chain
-from powerserve.executor.executor import CELL_BLOCK, Executor
+from powerserve.executor.executor import Executor
 from powerserve.speculative.draft import TopLogits, top_logits
 
 BATCH_SIZE = 64  # tokens of prompt and answer that are computed at once
@@ -60,12 +60,15 @@ class DraftPredictions:
         self.vocab_size = vocab_size
         self._num_best = num_best
         self._tokens = np.array(answer.prompt_ids + answer.token_ids, np.int32)
-        num_cells = len(self._tokens) + max_detour
-        self._cache = model.new_cache(-(-num_cells // CELL_BLOCK) * CELL_BLOCK, kv_dtype)
+        num_cells = whole_blocks(len(self._tokens) + max_detour)
+        self._cache = model.new_cache(num_cells, kv_dtype)
         self._executor = Executor(model, self._cache)
-        self._known = {
-            Beginning(length): best for length, best in enumerate(self._along_the_answer(), 1)
-        }
+        try:
+            along = enumerate(self._along_the_answer(), 1)
+            self._known = {Beginning(length): best for length, best in along}
+        except BaseException:
+            self.close()
+            raise
 
     def __len__(self) -> int:
         """How many predictions are known."""
@@ -95,31 +98,18 @@ class DraftPredictions:
         first_row = len(self.answer.prompt_ids)
         for start in range(0, len(self._tokens), BATCH_SIZE):
             tokens = self._tokens[start : start + BATCH_SIZE]
-            rows = np.arange(max(first_row - start, 0), len(tokens), dtype=np.int32)
-            logits = self._executor.run(_batch(tokens, start, start, rows))
-            yield from (self._best(row) for row in logits[: len(rows)])
+            batch = chain_batch(tokens, start)
+            for row, logits in enumerate(self._executor.run(batch), start):
+                if row >= first_row:
+                    yield self._best(logits)
 
     def _after_detour(self, beginning: Beginning) -> FloatArray:
         detour = np.array(beginning.detour, np.int32)
         num_context = len(self.answer.prompt_ids) + beginning.length
         last_row = np.array([len(detour) - 1], np.int32)
-        batch = _batch(detour, num_context, len(self._tokens), last_row)
+        batch = chain_batch(detour, num_context, last_row, first_cell=len(self._tokens))
         logits: FloatArray = self._executor.run(batch)[0]
         return logits
 
     def _best(self, logits: FloatArray) -> TopLogits:
         return top_logits(logits, self._num_best, self.vocab_size)
-
-
-def _batch(tokens: Int32Array, num_context: int, first_cell: int, rows: Int32Array) -> Batch:
-    """Tokens that follow the first `num_context` cells, and are written from `first_cell` on."""
-    length = len(tokens)
-    offsets = np.arange(length, dtype=np.int32)
-    context = np.arange(num_context, dtype=np.int64)
-    return Batch(
-        token_ids=tokens,
-        positions=offsets + np.int32(num_context),
-        cells=offsets + np.int64(first_cell),
-        slices=(BatchSlice(0, context, chain(length), 0, first_cell + length),),
-        output_rows=rows if len(rows) else np.array([length - 1], np.int32),
-    )

@@ -10,7 +10,8 @@ from powerserve.backend.base import LoadedModel
 from powerserve.cache.cells import CellPool
 from powerserve.core.dtypes import DType
 from powerserve.core.errors import ConfigError
-from powerserve.executor.executor import CELL_BLOCK, Executor
+from powerserve.evaluate.scoring import whole_blocks
+from powerserve.executor.executor import Executor
 from powerserve.speculative.cost_model import SHORT_CONTEXT
 from powerserve.speculative.step_timer import time_step
 
@@ -40,7 +41,7 @@ def fastest_steps_ms(model: LoadedModel, sizes: Iterable[int], kv_dtype: DType) 
     its graph.
     """
     fastest_s = dict.fromkeys(sorted(sizes), inf)
-    num_cells = -(-(SHORT_CONTEXT + max(fastest_s)) // CELL_BLOCK) * CELL_BLOCK
+    num_cells = whole_blocks(SHORT_CONTEXT + max(fastest_s))
     cache = model.new_cache(num_cells, kv_dtype)
     executor, pool = Executor(model, cache), CellPool(num_cells)
     try:

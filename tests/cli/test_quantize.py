@@ -80,6 +80,7 @@ def test_mistakes_are_sentences(
         (truncated(source), target, "Q4_0"): "the download was probably cut off",
         (source, target, "Q4_0", "--output-type", "Q9"): "no element type 'Q9'; choose one of F32",
         (source, target, "Q4_0", "--imatrix", source): "is not an importance matrix",
+        (source, target, "Q4_0", "-t", 99999): "the number of threads must be 1 to 512",
     }
     for arguments, message in cases.items():
         assert status_of("quantize", *arguments) == 2

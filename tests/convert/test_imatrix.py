@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import struct
 import subprocess
@@ -15,6 +14,7 @@ import numpy as np
 import pytest
 from gguf import GGUFReader
 
+from command_line import status_of
 from powerserve.convert.imatrix import ImportanceMatrix
 from powerserve.convert.imatrix_file import Sums, read_imatrix, write_imatrix
 from powerserve.convert.imatrix_task import ImatrixOptions, ImatrixTask, imatrix_task
@@ -194,13 +194,18 @@ def test_values_that_are_no_mean_squares_are_refused(value: float) -> None:
         ImportanceMatrix(means, 1, (), Path("a.imatrix"))
 
 
-def test_a_folder_that_does_not_exist_is_noticed_at_once(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "powerserve", "imatrix", "-p", "x"]
-    done = subprocess.run(
-        [*command, "-o", str(tmp_path / "no" / "x")],
-        capture_output=True,
-        text=True,
-        env=os.environ,
-    )
-    assert done.returncode == 2
-    assert "name a file in a folder that exists" in done.stderr
+def test_targets_that_cannot_be_or_would_do_harm_are_refused(
+    tiny: ModelSource, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text(TEXT)
+    cases = {
+        tmp_path / "no" / "x": "name a file in a folder that exists",
+        tmp_path: "name a file in a folder that exists",
+        tiny.weights: "tiny.gguf would be overwritten",
+        text: "text.txt would be overwritten",
+    }
+    for target, message in cases.items():
+        assert status_of("imatrix", "-m", tiny.weights, "-f", text, "-o", target) == 2
+        assert message in capsys.readouterr().err
+    assert text.read_text() == TEXT

@@ -195,3 +195,5 @@ def test_models_that_cannot_be_compared_are_refused(
     done = program("perplexity", "-m", models[0], "--kl-divergence-base", "/proc/x", *prompt)
     assert done.returncode == 2
     assert b"/proc/x cannot be written" in done.stderr
+    assert status_of("perplexity", "-m", models[0], "--kl-divergence-base", models[0], *prompt) == 2
+    assert "plain.gguf would be overwritten" in capsys.readouterr().err

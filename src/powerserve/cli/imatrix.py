@@ -14,8 +14,8 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
 from powerserve.cli import options
+from powerserve.cli.output_file import check_target
 from powerserve.cli.prompt import add_prompt_flags, read_prompt
-from powerserve.core.errors import UsageError
 from powerserve.storage.progress import SILENT, console_progress
 
 
@@ -50,11 +50,10 @@ def execute(arguments: Namespace) -> int:
     from powerserve.llm import DEFAULT_MODEL
 
     target: Path = arguments.output
-    if target.is_dir() or not target.resolve().parent.is_dir():
-        raise UsageError(f"{target} cannot be written: name a file in a folder that exists")
     text = read_prompt(arguments)
     dataset = arguments.prompt_file.name if arguments.prompt_file else "text"
     source = options.find_model(arguments, DEFAULT_MODEL)
+    check_target(target, source.weights, arguments.prompt_file)
     task_options = ImatrixOptions(
         window=arguments.ctx_size or DEFAULT_WINDOW,
         max_windows=arguments.chunks,

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from powerserve.cli import options
+from powerserve.cli.output_file import check_target
 from powerserve.cli.prompt import read_prompt
 from powerserve.core.errors import UsageError
 from powerserve.storage import atomic
@@ -107,6 +108,7 @@ def _record(arguments: Namespace, source: ModelSource) -> None:
 
     target: Path = arguments.kl_divergence_base
     text = read_prompt(arguments)
+    check_target(target, source.weights, arguments.prompt_file)
     with _loaded(arguments, source, _window(arguments)) as llm:
         windows = _text_windows(arguments, llm, text)
         predictions = window_logits(

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from powerserve.backend.ggml.library import GgmlLibrary
+from powerserve.backend.ggml.library import MAX_THREADS, GgmlLibrary
 from powerserve.backend.ggml.locate import library_folder
 from powerserve.backend.ggml.quantisers import Quantisers
 from powerserve.convert.imatrix import ImportanceMatrix
@@ -89,11 +89,13 @@ def write_quantised(
     `num_threads` 0 means as many as this process may use.
 
     Raises:
-        UsageError: `target` is the model itself, or cannot be written.
+        UsageError: `target` is the model itself or cannot be written, or there are too many threads.
         ModelFileError: a tensor holds numbers that are not finite or too large for its new type.
         BackendError: ggml is missing.
     """
     _check_target(plan, target)
+    if num_threads > MAX_THREADS:
+        raise UsageError(f"the number of threads must be 1 to {MAX_THREADS}, not {num_threads}")
     quantisers = Quantisers(GgmlLibrary(library_folder()))
     num_threads = num_threads or default_threads()
     with (

@@ -89,7 +89,7 @@ def write_quantised(
     `num_threads` 0 means as many as this process may use.
 
     Raises:
-        UsageError: `target` is the model itself or cannot be written, or there are too many threads.
+        UsageError: `target` is the model itself or cannot be written; there are too many threads.
         ModelFileError: a tensor holds numbers that are not finite or too large for its new type.
         BackendError: ggml is missing.
     """

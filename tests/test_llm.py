@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from powerserve import LLM, LoadOptions, SamplingParams
+from powerserve import LLM, LoadOptions, SamplingParams, SpeculationMode, SpeculationOptions
 from powerserve.core.errors import ContextLengthError, PowerServeError, UsageError
 from tiny_models import write_tiny_model
 
@@ -132,3 +132,19 @@ def test_an_error_reaches_the_stream_it_belongs_to(tiny: LLM) -> None:
     with pytest.raises(UsageError, match="no token"):
         next(broken)
     assert list(sound) is not None
+
+
+def test_a_draft_model_guesses_and_must_share_the_vocabulary(smollm2: Path, tmp_path: Path) -> None:
+    options = LoadOptions(
+        context_size=256, speculation=SpeculationOptions(mode=SpeculationMode.DRAFT)
+    )
+    with LLM(smollm2, options, draft=smollm2) as llm:
+        counters = llm.generate(CAPITAL, GREEDY).speculation
+    assert counters is not None
+    assert counters.num_draft_forwards > 0
+    assert counters.num_accepted_tokens > counters.num_draft_tokens / 2  # it knows itself well
+    stranger = write_tiny_model(tmp_path / "stranger.gguf")
+    with pytest.raises(UsageError, match="stranger cannot draft for this model: token"):
+        LLM(smollm2, options, draft=stranger)
+    with pytest.raises(UsageError, match="needs a draft model"):
+        LLM(smollm2, options)

@@ -15,15 +15,27 @@ if TYPE_CHECKING:
     from powerserve.llm import LLM
     from powerserve.sampler.grammar import Grammar
     from powerserve.sampler.params import SamplingParams
+    from powerserve.speculative.options import SpeculationMode, SpeculationOptions
 
 __version__ = "0.1.0"
-__all__ = ["LLM", "Completion", "Grammar", "LoadOptions", "SamplingParams", "__version__"]
+__all__ = [
+    "LLM",
+    "Completion",
+    "Grammar",
+    "LoadOptions",
+    "SamplingParams",
+    "SpeculationMode",
+    "SpeculationOptions",
+    "__version__",
+]
 
 _HOMES = {
     "LLM": "powerserve.llm",
     "Completion": "powerserve.engine.generation",
     "Grammar": "powerserve.sampler.grammar",
     "LoadOptions": "powerserve.engine.loader",
+    "SpeculationMode": "powerserve.speculative.options",
+    "SpeculationOptions": "powerserve.speculative.options",
     "SamplingParams": "powerserve.sampler.params",
 }
 

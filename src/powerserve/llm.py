@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -45,15 +46,21 @@ class LLM:
         model: str | Path | ModelSource = DEFAULT_MODEL,
         options: LoadOptions | None = None,
         *,
+        draft: str | Path | ModelSource | None = None,
         progress: Progress = SILENT,
     ) -> None:
         """Load `model`: a GGUF file, a model folder, a workspace, or a name from the store.
 
-        The built-in model is downloaded on first use. Raises a PowerServeError subclass that says
-        what is wrong with the name, the files, the options or the machine.
+        `draft` is a smaller model of the same vocabulary that guesses tokens ahead where that
+        pays. The built-in model is downloaded on first use. Raises a PowerServeError subclass that
+        says what is wrong with the names, the files, the options or the machine.
         """
         if not isinstance(model, ModelSource):
             model = locate_model(model, progress=progress)
+        if draft is not None:
+            if not isinstance(draft, ModelSource):
+                draft = locate_model(draft, progress=progress)
+            model = replace(model, draft=draft, draft_is_optional=False)
         self.loaded: LoadedEngine = load_engine(model, options)
         self._queues: dict[int, deque[TextPiece | PowerServeError]] = {}
         self._generations: dict[int, TextGeneration] = {}

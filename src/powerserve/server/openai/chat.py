@@ -6,15 +6,15 @@ import time
 from typing import Any
 
 from powerserve.sampler.params import MAX_TOP_LOGPROBS
-from powerserve.server.answer import Answer, Choice, total_usage
+from powerserve.server.answer import Answer, Choice
 from powerserve.server.content import ToolCallDelta
 from powerserve.server.errors import invalid
 from powerserve.server.openai.chat_stream import ChatStream
 from powerserve.server.openai.fields import GenerationFields, finish_reason, new_id, refuse_given
 from powerserve.server.openai.messages import ChatMessage, template_messages
 from powerserve.server.openai.tools import chosen_tools
-from powerserve.server.openai.usage import chat_logprobs, timings_body, usage_body
-from powerserve.server.original import generated_tokens, reported_usage
+from powerserve.server.openai.usage import chat_logprobs, totals
+from powerserve.server.original import generated_tokens
 from powerserve.server.request import ChatPrompt, GenerationRequest
 from powerserve.server.serving import Serving
 from powerserve.server.surface import Call, Events, Reply
@@ -95,16 +95,13 @@ def _top(body: ChatRequest) -> int | None:
 def _completion(
     body: ChatRequest, answer: Answer, choices: list[Choice], compat: bool
 ) -> dict[str, Any]:
-    total = total_usage([choice.ended for choice in choices], body.num_choices)
-    usage = reported_usage(total, compat)
     return {
         "id": new_id("powerserve-chat"),
         "object": "chat.completion",
         "created": int(time.time()),
         "model": body.model or answer.runner.name,
         "choices": [_choice(index, choice) for index, choice in enumerate(choices)],
-        "usage": usage_body(usage),
-        "timings": timings_body(total),
+        **totals([choice.ended for choice in choices], body.num_choices, compat),
     }
 
 

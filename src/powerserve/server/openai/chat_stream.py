@@ -7,12 +7,11 @@ from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
-from powerserve.server.answer import Answer, Delta, total_usage
+from powerserve.server.answer import Answer, Delta
 from powerserve.server.content import Content, ToolCallDelta
 from powerserve.server.events import Ended, TokenLogprob
 from powerserve.server.openai.fields import DONE, GenerationFields, finish_reason, new_id
-from powerserve.server.openai.usage import chat_logprobs, timings_body, usage_body
-from powerserve.server.original import reported_usage
+from powerserve.server.openai.usage import chat_logprobs, totals
 from powerserve.server.surface import sse_frame
 
 
@@ -64,15 +63,8 @@ class ChatStream:
 
     def _usage_frame(self) -> bytes:
         endings = [self._endings[index] for index in range(self._num_choices)]
-        total = total_usage(endings, self._num_choices)
-        return sse_frame(
-            self._base
-            | {
-                "choices": [],
-                "usage": usage_body(reported_usage(total, self._compat)),
-                "timings": timings_body(total),
-            }
-        )
+        ending = totals(endings, self._num_choices, self._compat)
+        return sse_frame(self._base | {"choices": []} | ending)
 
     def _chunk(
         self,

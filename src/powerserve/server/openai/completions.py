@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from powerserve.sampler.params import MAX_TOP_LOGPROBS
-from powerserve.server.answer import Answer, Choice, Delta, total_usage
+from powerserve.server.answer import Answer, Choice, Delta
 from powerserve.server.errors import invalid
 from powerserve.server.events import Ended
 from powerserve.server.openai.fields import (
@@ -17,9 +17,9 @@ from powerserve.server.openai.fields import (
     new_id,
     refuse_given,
 )
-from powerserve.server.openai.usage import completion_logprobs, timings_body, usage_body
-from powerserve.server.original import generated_tokens, reported_usage
-from powerserve.server.request import GenerationRequest, Prompt, TextPrompt, TokenPrompt
+from powerserve.server.openai.usage import completion_logprobs, totals
+from powerserve.server.original import generated_tokens
+from powerserve.server.request import GenerationRequest, TextPrompt, TokenPrompt
 from powerserve.server.serving import Serving
 from powerserve.server.surface import Call, Events, Reply, sse_frame
 
@@ -44,7 +44,8 @@ async def completions(serving: Serving, call: Call) -> Reply | Events:
     if body.stream:
         return Events(_CompletionStream(body, request, compat).frames(serving))
     async with serving.answer(request) as answer:
-        return Reply(_completion(body, answer, await answer.choices(), compat))
+        choices = await answer.choices()
+        return Reply(_completion(body, _echoes(body, request, answer), answer, choices, compat))
 
 
 def _neutral(body: CompletionRequest, compat: bool) -> GenerationRequest:
@@ -64,7 +65,7 @@ def _neutral(body: CompletionRequest, compat: bool) -> GenerationRequest:
     )
 
 
-def _prompts(given: str | list[str | int | list[int]]) -> list[Prompt]:
+def _prompts(given: str | list[str | int | list[int]]) -> list[TextPrompt | TokenPrompt]:
     """A text, token ids, or a list of either. Raises ApiError."""
     if isinstance(given, str):
         return [TextPrompt(given)]
@@ -92,10 +93,8 @@ def _top(body: CompletionRequest) -> int | None:
 
 
 def _completion(
-    body: CompletionRequest, answer: Answer, choices: list[Choice], compat: bool
+    body: CompletionRequest, echoes: list[str], answer: Answer, choices: list[Choice], compat: bool
 ) -> dict[str, Any]:
-    total = total_usage([choice.ended for choice in choices], body.num_choices)
-    echoes = _echoes(body, answer)
     return {
         "id": new_id("powerserve-completion"),
         "object": "text_completion",
@@ -103,27 +102,27 @@ def _completion(
         "model": body.model or answer.runner.name,
         "choices": [
             {
-                "text": echoes[index // body.num_choices] + choice.text,
+                "text": echoes[index] + choice.text,
                 "index": index,
                 "logprobs": completion_logprobs(choice.logprobs, 0),
                 "finish_reason": finish_reason(choice.ended),
             }
             for index, choice in enumerate(choices)
         ],
-        "usage": usage_body(reported_usage(total, compat)),
-        "timings": timings_body(total),
+        **totals([choice.ended for choice in choices], body.num_choices, compat),
     }
 
 
-def _echoes(body: CompletionRequest, answer: Answer) -> list[str]:
-    """What comes before the answers to each prompt: the prompt itself with `echo`."""
+def _echoes(body: CompletionRequest, request: GenerationRequest, answer: Answer) -> list[str]:
+    """What comes before each choice: its prompt with `echo`, else nothing."""
+    if not body.echo:
+        return [""] * request.num_generations
     decode = answer.runner.loaded.tokenizer.decode
-    return [
-        (prompt.text if isinstance(prompt, TextPrompt) else decode(prompt.token_ids))
-        if body.echo and isinstance(prompt, TextPrompt | TokenPrompt)
-        else ""
+    texts = [
+        prompt.text if isinstance(prompt, TextPrompt) else decode(prompt.token_ids)
         for prompt in _prompts(body.prompt)
     ]
+    return [text for text in texts for _ in range(request.num_choices)]
 
 
 class _CompletionStream:
@@ -146,20 +145,14 @@ class _CompletionStream:
         """The whole stream."""
         async with serving.answer(self._request) as answer:
             self._base["model"] = self._base["model"] or answer.runner.name
-            for frame in self._echo_frames(_echoes(self._body, answer)):
-                yield frame
+            for index, echo in enumerate(_echoes(self._body, self._request, answer)):
+                if echo:
+                    yield self._chunk(index, echo)
             async for delta in answer.deltas():
                 yield self._delta_frame(delta)
         if self._body.wants_usage:
             yield self._usage_frame()
         yield DONE
-
-    def _echo_frames(self, echoes: list[str]) -> list[bytes]:
-        return [
-            self._chunk(index, echo)
-            for index in range(self._request.num_generations)
-            if (echo := echoes[index // self._request.num_choices])
-        ]
 
     def _delta_frame(self, delta: Delta) -> bytes:
         offset = self._offsets.get(delta.choice, 0)
@@ -173,12 +166,8 @@ class _CompletionStream:
 
     def _usage_frame(self) -> bytes:
         endings = [self._endings[index] for index in range(self._request.num_generations)]
-        total = total_usage(endings, self._request.num_choices)
-        usage = {
-            "usage": usage_body(reported_usage(total, self._compat)),
-            "timings": timings_body(total),
-        }
-        return sse_frame(self._base | {"choices": []} | usage)
+        ending = totals(endings, self._request.num_choices, self._compat)
+        return sse_frame(self._base | {"choices": []} | ending)
 
     def _chunk(
         self,

@@ -5,27 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from powerserve.server.events import TokenChance, TokenLogprob, Usage
+from powerserve.server.answer import total_usage
+from powerserve.server.events import Ended, TokenChance, TokenLogprob, Usage
+from powerserve.server.original import reported_usage
 
 
-def usage_body(usage: Usage) -> dict[str, Any]:
-    """The `usage` object."""
-    return {
-        "prompt_tokens": usage.num_prompt_tokens,
-        "completion_tokens": usage.num_generated,
-        "total_tokens": usage.num_prompt_tokens + usage.num_generated,
-        "prompt_tokens_details": {"cached_tokens": usage.num_cached_tokens},
-    }
-
-
-def timings_body(usage: Usage) -> dict[str, Any]:
-    """The `timings` object of llama.cpp's server: milliseconds and tokens per second."""
-    num_computed = usage.num_prompt_tokens - usage.num_cached_tokens
-    return {
-        "cache_n": usage.num_cached_tokens,
-        **_timing("prompt", num_computed, usage.prefill_s),
-        **_timing("predicted", usage.num_generated, usage.decode_s),
-    }
+def totals(endings: Sequence[Ended], num_choices: int, compat: bool) -> dict[str, Any]:
+    """The fields `usage` and `timings` for all choices of a request."""
+    total = total_usage(endings, num_choices)
+    return {"usage": _usage(reported_usage(total, compat)), "timings": _timings(total)}
 
 
 def chat_logprobs(logprobs: Sequence[TokenLogprob]) -> dict[str, Any] | None:
@@ -52,6 +40,25 @@ def completion_logprobs(logprobs: Sequence[TokenLogprob], offset: int) -> dict[s
         "token_logprobs": [each.chosen.logprob for each in logprobs],
         "top_logprobs": [_alternatives(each) for each in logprobs],
         "text_offset": offsets,
+    }
+
+
+def _usage(usage: Usage) -> dict[str, Any]:
+    return {
+        "prompt_tokens": usage.num_prompt_tokens,
+        "completion_tokens": usage.num_generated,
+        "total_tokens": usage.num_prompt_tokens + usage.num_generated,
+        "prompt_tokens_details": {"cached_tokens": usage.num_cached_tokens},
+    }
+
+
+def _timings(usage: Usage) -> dict[str, Any]:
+    """As in llama.cpp's server: milliseconds and tokens per second."""
+    num_computed = usage.num_prompt_tokens - usage.num_cached_tokens
+    return {
+        "cache_n": usage.num_cached_tokens,
+        **_timing("prompt", num_computed, usage.prefill_s),
+        **_timing("predicted", usage.num_generated, usage.decode_s),
     }
 
 

@@ -7,9 +7,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from powerserve.server.anthropic.conversation import InputMessage, split_prefill, template_messages
+from powerserve.server.anthropic.conversation import InputMessage, template_messages
 from powerserve.server.anthropic.fields import MessagesRequest
 from powerserve.server.errors import ApiError
+from powerserve.server.request import split_prefill
 
 USER, ASSISTANT = "user", "assistant"
 CALL = {"type": "tool_use", "id": "toolu_1", "name": "get_time", "input": {"zone": "CET"}}

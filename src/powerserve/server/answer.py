@@ -126,12 +126,13 @@ def _whole(deltas: Sequence[Delta]) -> Choice:
         ended,
         text="".join(delta.content.text for delta in deltas),
         reasoning="".join(delta.content.reasoning for delta in deltas),
-        tool_calls=_joined_calls([call for delta in deltas for call in delta.content.tool_calls]),
+        tool_calls=joined_calls([call for delta in deltas for call in delta.content.tool_calls]),
         logprobs=[logprob for delta in deltas for logprob in delta.logprobs],
     )
 
 
-def _joined_calls(parts: Sequence[ToolCallDelta]) -> list[ToolCallDelta]:
+def joined_calls(parts: Sequence[ToolCallDelta]) -> list[ToolCallDelta]:
+    """The calls, each whole, that came in parts."""
     calls: dict[int, ToolCallDelta] = {}
     for part in parts:
         call = calls.get(part.index, ToolCallDelta(part.index))

@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Scope
 from powerserve.server.anthropic.surface import anthropic_surface
 from powerserve.server.endpoint import Endpoint, error_reply
 from powerserve.server.errors import ApiError, ErrorKind
+from powerserve.server.ollama.surface import ollama_surface
 from powerserve.server.openai.surface import openai_surface
 from powerserve.server.operations import operations_surface
 from powerserve.server.original import flat_errors
@@ -29,7 +30,7 @@ def create_app(serving: Serving) -> ASGIApp:
     surfaces = [openai_surface(serving), operations_surface(serving), web_surface()]
     if serving.settings.compat:
         surfaces = [flat_errors(surface) for surface in surfaces]
-    surfaces.append(anthropic_surface(serving))
+    surfaces += [anthropic_surface(serving), ollama_surface(serving)]
 
     def response(path: str, error: ApiError) -> Response:
         return _response(_surface_of(path, surfaces), error)

@@ -54,7 +54,7 @@ class Endpoint:
     async def _answer(self, call: Call, response: _Response) -> None:
         limit_s = self._serving.settings.limits.request_timeout_s
         try:
-            async with asyncio.timeout(limit_s):
+            async with asyncio.timeout(limit_s if self._operation.is_timed else None):
                 await response.send(await self._operation.handler(call))
         except TimeoutError:
             message = f"the request took longer than {limit_s:g} seconds, which is the limit here"

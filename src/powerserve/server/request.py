@@ -67,6 +67,14 @@ class ChatPrompt:
     prefill: str = ""  # how the answer begins, whatever the model would like
 
 
+def split_prefill(messages: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], str]:
+    """The messages without a last one of the assistant's, and that one's text, to be continued."""
+    last = messages[-1]
+    if last["role"] != "assistant" or "tool_calls" in last or len(messages) == 1:
+        return messages, ""
+    return messages[:-1], last["content"]
+
+
 @dataclass(frozen=True, slots=True)
 class TextPrompt:
     """Text to continue as it is."""

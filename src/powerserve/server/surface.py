@@ -71,6 +71,7 @@ class Operation:
     handler: Handler
     is_public: bool = False  # needs no API key
     header: str | None = None  # only for requests that carry this header
+    is_timed: bool = True  # ends when the time for a request is over
 
 
 @dataclass(frozen=True, slots=True)

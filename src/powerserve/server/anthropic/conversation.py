@@ -92,14 +92,6 @@ def template_messages(
     return result
 
 
-def split_prefill(messages: list[TemplateMessage]) -> tuple[list[TemplateMessage], str]:
-    """The messages without a last one of the assistant's, and that one's text, to be continued."""
-    last = messages[-1]
-    if last["role"] != "assistant" or "tool_calls" in last or len(messages) == 1:
-        return messages, ""
-    return messages[:-1], last["content"]
-
-
 def _tool_names(messages: Sequence[InputMessage]) -> dict[str, str]:
     """The tools that were called, by the ids of the calls."""
     return {

@@ -7,15 +7,10 @@ from typing import Any, Literal
 import msgspec
 
 from powerserve.sampler.grammar import Grammar
-from powerserve.server.anthropic.conversation import (
-    InputMessage,
-    TextBlock,
-    split_prefill,
-    template_messages,
-)
+from powerserve.server.anthropic.conversation import InputMessage, TextBlock, template_messages
 from powerserve.server.anthropic.tools import Tool, ToolChoice, chosen_tools
 from powerserve.server.errors import invalid
-from powerserve.server.request import ChatPrompt, GenerationRequest
+from powerserve.server.request import ChatPrompt, GenerationRequest, split_prefill
 
 _OURS = ("max_tokens", "temperature", "top_p", "top_k")
 _UNSUPPORTED = ("container", "mcp_servers")

@@ -14,7 +14,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from contestants import MODES, PLAIN, Contestant, Peer, PeerEnvironment, PowerServe, Setting
+from contestants import MODES, PLAIN, Contestant, PowerServe, Setting
+from peers import Peer, PeerEnvironment
 from prompts import Prompt, load_prompts, workloads
 from rounds import Record, take_turns, warm_up
 from tables import print_curves, print_differences, print_tables
@@ -41,9 +42,11 @@ class Results:
     records: dict[str, list[Record]] = field(default_factory=dict)  # by PowerServe, peer, …
     differences: list[Difference] = field(default_factory=list)
 
-    def as_json(self) -> dict[str, Any]:
-        """All of it, without the prompts' tokens."""
-        return {
+    def save(self, file: Path | None) -> None:
+        """Write all of it but the prompts' tokens to a JSON file, if one is wanted."""
+        if file is None:
+            return
+        content = {
             "curves": {name: asdict(curve) for name, curve in self.curves.items()},
             "runs": {
                 group: [_as_json(record) for record in records]
@@ -51,6 +54,7 @@ class Results:
             },
             "differences": [asdict(difference) for difference in self.differences],
         }
+        write_json(file, content)
 
 
 def main() -> None:
@@ -60,6 +64,8 @@ def main() -> None:
         compare(arguments)
     except PowerServeError as error:
         raise SystemExit(f"error: {error}") from None
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -73,9 +79,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--prompts", type=_names, default=workloads(), help="workloads, as in editing,chat"
     )
-    parser.add_argument("--num-prompts", type=int, help="of each workload; default: all")
-    parser.add_argument("-n", "--num-tokens", type=int, default=200, help="of an answer, at most")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--num-prompts", type=_count, help="of each workload; default: all")
+    parser.add_argument("-n", "--num-tokens", type=_count, default=200, help="of an answer")
+    parser.add_argument("--rounds", type=_count, default=3)
     parser.add_argument("--temperature", type=float, default=0.0)
     parser.add_argument("--seed", type=int, default=1, help="of the order of the contestants")
     parser.add_argument("-t", "--threads", type=int, default=0)
@@ -108,10 +114,10 @@ def compare(arguments: argparse.Namespace) -> None:
             results.curves[name] = measure_curve(source, setting.load)
     print_curves(list(results.curves.items()))
     prompts = compare_modes(arguments, setting, results)
+    results.save(arguments.json)
     for environment in peers:
         compare_peer(arguments, setting, environment, prompts, results)
-    if arguments.json is not None:
-        write_json(arguments.json, results.as_json())
+        results.save(arguments.json)
 
 
 def find_setting(arguments: argparse.Namespace) -> Setting:
@@ -222,6 +228,12 @@ def _as_json(record: Record) -> dict[str, Any]:
 
 def _names(text: str) -> list[str]:
     return text.split(",")
+
+
+def _count(text: str) -> int:
+    if (number := int(text)) < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, not {number}")
+    return number
 
 
 def _check_names(

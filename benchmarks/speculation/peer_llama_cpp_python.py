@@ -3,7 +3,7 @@
     python peer_llama_cpp_python.py '{"mode": "lookup:3", "model": …}'
 
 Reads a JSON object a line from standard input and answers each with a line; see Peer in
-contestants.py. A number behind the mode is the most candidates of a step, where the default of 10
+peers.py. A number behind the mode is the most candidates of a step, where the default of 10
 is not wanted.
 """
 
@@ -73,6 +73,7 @@ def load(request: Mapping[str, Any]) -> CountingLlama:
         type_v=KV_TYPES[request["kv_type"]],
         flash_attn=True,
         draft_model=lookup,
+        logits_all=lookup is not None,  # its buffer is too small for long prompts otherwise
         verbose=False,
     )
 

@@ -3,7 +3,7 @@
     python peer_xllamacpp.py '{"mode": "ngram-simple:8", "model": …}'
 
 Reads a JSON object a line from standard input and answers each with a line; see Peer in
-contestants.py. A number behind the mode is the most candidates of a step, where llama.cpp's default
+peers.py. A number behind the mode is the most candidates of a step, where llama.cpp's default
 is not wanted. llama.cpp does not count steps: each step makes one token besides those accepted.
 """
 

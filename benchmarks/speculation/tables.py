@@ -16,7 +16,7 @@ from powerserve.speculative.cost_model import CostCurve
 CURVE_SIZES = (1, 2, 4, 8, 16, 32)
 _COLUMNS = (
     "decode", "lowest – highest", "total", "tokens/step", "acceptance", "candidates/step",
-    "free proposals", "same ids", "gap",
+    "draft runs/step", "free proposals", "same ids", "gap",
 )  # fmt: skip
 _UNKNOWN = "–"
 
@@ -51,12 +51,10 @@ def print_tables(
     differences: Sequence[Difference] = (),
     curve: CostCurve | None = None,
 ) -> None:
-    """A table for each workload: one row for each contestant."""
+    """A table for each workload: one row for each contestant, plain decoding first."""
     for workload in dict.fromkeys(record.prompt.workload for record in records):
         pairs = _pairs([record for record in records if record.prompt.workload == workload])
-        if not pairs:
-            continue
-        num_prompts = len({pair.own.prompt for each in pairs.values() for pair in each})
+        num_prompts = len({pair.plain.prompt for pair in pairs[PLAIN]})
         rates = [pair.plain.run.decode_rate for pair in pairs[PLAIN]]
         plain_rate = statistics.median(rates)
         print(f"\n### {workload}: {num_prompts} prompts, plain {plain_rate:.1f} tokens/s\n")
@@ -78,18 +76,15 @@ def print_differences(differences: Sequence[Difference]) -> None:
         print(f"| {' | '.join(cells)} | {each.gap:.3f} | {each.usual_gap:.2f} |")
 
 
-def _pairs(records: Iterable[Record]) -> dict[str, list[Pair]]:
-    """By contestant: its answers with plain decoding's; plain decoding comes first."""
-    plain: dict[tuple[int, str], Record] = {}
-    others: dict[str, list[Record]] = defaultdict(list)
+def _pairs(records: Sequence[Record]) -> dict[str, list[Pair]]:
+    """By contestant: its answers with plain decoding's to the same prompts."""
+    answers: dict[str, dict[tuple[int, str], Record]] = defaultdict(dict)
     for record in records:
-        if record.contestant == PLAIN:
-            plain[record.round, record.prompt.name] = record
-        others[record.contestant].append(record)
-    names = sorted(others, key=lambda name: name != PLAIN)
+        answers[record.contestant][record.round, record.prompt.name] = record
+    plain = answers.pop(PLAIN)
     return {
-        name: [Pair(plain[own.round, own.prompt.name], own) for own in others[name]]
-        for name in names
+        name: [Pair(plain[key], own) for key, own in of_one.items()]
+        for name, of_one in [(PLAIN, plain), *sorted(answers.items())]
     }
 
 
@@ -100,6 +95,7 @@ def _cells(pairs: Sequence[Pair], gaps: Sequence[float], curve: CostCurve | None
     num_steps = sum(run.num_steps for run in runs)
     num_candidates = sum(run.num_candidates for run in runs)
     num_accepted = sum(run.num_accepted for run in runs)
+    num_draft_runs = sum(run.num_draft_runs for run in runs)
     return [
         _median(decode),
         f"{min(decode):.2f} – {max(decode):.2f}" if decode else _UNKNOWN,
@@ -107,6 +103,7 @@ def _cells(pairs: Sequence[Pair], gaps: Sequence[float], curve: CostCurve | None
         _quotient(num_steps + num_accepted, num_steps),
         _quotient(num_accepted, num_candidates),
         _quotient(num_candidates, num_steps),
+        _quotient(num_draft_runs, num_steps) if num_draft_runs else _UNKNOWN,
         _UNKNOWN if curve is None else _quotient(*_free_steps(pairs, curve)),
         _same_ids(pairs),
         f"{max(gaps):.3f}" if gaps else _UNKNOWN,

@@ -64,6 +64,7 @@ def test_a_search_ends_with_the_flags_to_use(
     output = capsys.readouterr().out
     report = report_json(folder, capsys)
     best = report["points"][0]["params"]
+    assert (report["target"], report["draft"]) == (pair.target.stem, pair.draft.stem)
     assert len(report["points"]) == 12
     assert f"--draft-sampler-temperature {best['temperature']:g} " in output.splitlines()[-1]
     assert f"the defaults with 12 nodes rank {report['default_ranks'][0]} of 12" in output

@@ -79,7 +79,8 @@ def report(arguments: Namespace, folder: SearchFolder) -> None:
     times = search_tree_flags.times_from_flags(arguments, folder.times(), sizes)
     ranking = rank_points(points, times)
     if arguments.json:
-        print(json.dumps(ranking.as_json(), indent=2))
+        models = {"target": record.subject.target.name, "draft": record.subject.draft.name}
+        print(json.dumps(models | ranking.as_json(), indent=2))
     else:
         print(ranking_text(ranking, record.subject))
     if arguments.plot is not None:

@@ -159,3 +159,18 @@ def test_a_larger_cache_remembers_more(
             body = {"prompt": [token] * 400, "max_tokens": 1}
             usage = http.post("/v1/completions", json=body).json()["usage"]
         assert usage["prompt_tokens_details"]["cached_tokens"] == (399 if remembered else 0)
+
+
+def test_a_long_prompt_does_not_stall_a_running_stream(tmp_path: Path) -> None:
+    """Every step of the long prompt has a token of the stream in it."""
+    model = write_tiny_model(tmp_path / "tiny.gguf", TinyModel(context_length=20_000))
+    flags = ("-c", "20000", "--cache-tokens", "40000", "-b", "100", "--spec", "off")
+    with serving("-m", model, *flags) as process, process.client() as http, ExitStack() as stack:
+        stream = stack.enter_context(http.stream("POST", CHAT, json=LONG | {"stream": True}))
+        lines = stream.iter_lines()
+        next(lines)
+        with process.client() as other:
+            before = slots(other)[0]["generated_tokens"]
+            other.post("/v1/completions", json={"prompt": [1] * 5000, "max_tokens": 1})
+            after = slots(other)[0]["generated_tokens"]
+        assert after - before >= 5000 // 100

@@ -80,6 +80,12 @@ def test_without_a_name_the_choice_is_the_client_s(http: httpx.Client) -> None:
     assert reply.status_code == 400 and "a, b, x" in reply.json()["error"]["message"]
 
 
+def gib(models: Path, context: int, count: float) -> str:
+    """The memory that so many of the models take, with the server's usual batch."""
+    with LLM(models / "a.gguf", LoadOptions(context_size=context, batch_size=256)) as llm:
+        return str(count * llm.loaded.plan.total_bytes / 2**30)
+
+
 @pytest.mark.parametrize(
     "name",
     [
@@ -146,9 +152,7 @@ def test_hparams_are_the_defaults_and_requests_overrule_them(tmp_path: Path) -> 
 
 
 def test_the_longest_unused_model_goes_first(models: Path) -> None:
-    with LLM(models / "a.gguf", LoadOptions(context_size=512, batch_size=256)) as llm:
-        room = 2.5 * llm.loaded.plan.total_bytes
-    flags = ("-d", models, "-c", "512", "-b", "256", "--memory-gib", str(room / 2**30))
+    flags = ("-d", models, "-c", "512", "--memory-gib", gib(models, 512, 2.5))
     with serving(*flags) as process, process.client() as http:
         first = text(ask(http, model="a"))
         ask(http, model="b")
@@ -160,8 +164,7 @@ def test_the_longest_unused_model_goes_first(models: Path) -> None:
 
 
 def test_a_model_in_use_is_never_dropped(models: Path) -> None:
-    size = (models / "a.gguf").stat().st_size / 2**30
-    flags = ("-d", models, "-c", "16384", "--memory-gib", str(size * 1.5))
+    flags = ("-d", models, "-c", "16384", "--memory-gib", gib(models, 16384, 1.5))
     with serving(*flags) as process, process.client() as http:
         with http.stream("POST", CHAT, json=ENDLESS | {"model": "a"}) as stream:
             lines = stream.iter_lines()
@@ -186,3 +189,11 @@ def test_a_model_that_was_deleted(tmp_path: Path, models: Path) -> None:
     with serving("-d", tmp_path) as process, process.client() as http:
         (tmp_path / "a.gguf").unlink()
         assert ask(http, model="a").status_code == 404
+
+
+def test_a_model_beyond_the_memory_allowed(models: Path) -> None:
+    flags = ("-d", models, "-c", "512", "--memory-gib", gib(models, 512, 0.9))
+    with serving(*flags) as process, process.client() as http:
+        reply = ask(http, model="a")
+        assert reply.status_code == 503 and "--memory-gib" in reply.json()["error"]["message"]
+        assert not loaded(http)

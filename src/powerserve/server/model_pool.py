@@ -11,13 +11,14 @@ from math import inf
 from pathlib import Path
 from time import monotonic
 
-from powerserve.core.errors import MemoryLimitError
+from powerserve.core.errors import MemoryLimitError, PowerServeError
 from powerserve.engine.loader import LoadedEngine
 from powerserve.server.catalogue import Catalogue
 from powerserve.server.errors import ApiError, ErrorKind
 from powerserve.server.metrics import Metrics
 from powerserve.server.model_runner import ModelRunner
 from powerserve.server.settings import Limits
+from powerserve.storage.progress import format_bytes
 from powerserve.storage.resolve import ModelSource
 
 logger = logging.getLogger("powerserve.server")
@@ -124,12 +125,13 @@ class ModelPool:
         while True:
             await asyncio.sleep(_TICK_S)
             async with self._turn:
-                for entry in [each for each in self._loaded.values() if each.is_expired]:
-                    await self._unload(entry)
+                for entry in list(self._loaded.values()):
+                    if entry.is_expired:  # still, after the one before was unloaded
+                        await self._unload(entry)
 
     async def close(self) -> None:
         """Unload everything, in use or not."""
-        for task in self._loads.values():
+        for task in list(self._loads.values()):
             with suppress(Exception):
                 await task
         async with self._turn:
@@ -160,12 +162,15 @@ class ModelPool:
                 await self._unload(broken)
             await self._make_room(_file_size(source))
             loaded = await self._load_with_room(source)
+            try:
+                await self._make_room(loaded.plan.total_bytes)  # before, only the file was known
+            except PowerServeError:
+                await asyncio.to_thread(loaded.close)
+                raise
             runner = ModelRunner(source.name, loaded, self._metrics)
-            entry = _Loaded(files, runner, self._limits.keep_alive_s)
+            self._loaded[files] = _Loaded(files, runner, self._limits.keep_alive_s)
             logger.info("loaded %s", source.name)
-            await self._shrink(entry.size_bytes)  # now it is known; before, only the file's size
-            self._loaded[files] = entry
-            return entry
+            return self._loaded[files]
 
     async def _load_with_room(self, source: ModelSource) -> LoadedEngine:
         """Load; if the machine's memory does not suffice, at the cost of models out of use."""
@@ -177,26 +182,22 @@ class ModelPool:
                     raise
 
     async def _make_room(self, size_bytes: int) -> None:
-        """Unload until a model of at least this size may be loaded. Raises a PowerServeError."""
-        limit = self._limits.memory_bytes
-        if limit is not None and size_bytes > limit:
-            raise MemoryLimitError("the model is larger than the memory this server may use")
-        if not await self._shrink(size_bytes):
-            raise ApiError(
-                ErrorKind.OVERLOADED,
-                "there is no memory for another model while those that are loaded are in use",
-                retry_after_s=RETRY_AFTER_S,
-            )
-
-    async def _shrink(self, size_bytes: int) -> bool:
-        """Unload idle models until there is room for so many bytes; whether there is."""
+        """Unload until there is room for so much more. Raises a PowerServeError."""
         limit = self._limits.memory_bytes
         if limit is None:
-            return True
+            return
+        if size_bytes > limit:
+            raise MemoryLimitError(
+                f"the model takes {format_bytes(size_bytes)}, but this server may use "
+                f"{format_bytes(limit)} for models (--memory-gib)"
+            )
         while sum(entry.size_bytes for entry in self._loaded.values()) + size_bytes > limit:
             if not await self._unload_oldest():
-                return False
-        return True
+                raise ApiError(
+                    ErrorKind.OVERLOADED,
+                    "there is no memory for another model while those that are loaded are in use",
+                    retry_after_s=RETRY_AFTER_S,
+                )
 
     async def _unload_oldest(self) -> bool:
         idle = [entry for entry in self._loaded.values() if not entry.num_users]

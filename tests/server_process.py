@@ -7,22 +7,28 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
 
+SERVE = (sys.executable, "-m", "powerserve", "serve")
 READY = "powerserve is listening on "
 
 
 class ServerProcess:
     """A running server. Stop it with `stop`, or use `serving`."""
 
-    def __init__(self, *flags: str | Path, environment: Mapping[str, str] | None = None) -> None:
-        """Start `powerserve serve FLAGS` and wait until it is ready."""
+    def __init__(
+        self,
+        *flags: str | Path,
+        environment: Mapping[str, str] | None = None,
+        program: Sequence[str | Path] = SERVE,
+    ) -> None:
+        """Start `powerserve serve FLAGS`, or another program, and wait until it is ready."""
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "powerserve", "serve", "--port", "0", *map(str, flags)],
+            [*map(str, program), "--port", "0", *map(str, flags)],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -51,10 +57,12 @@ class ServerProcess:
 
 @contextmanager
 def serving(
-    *flags: str | Path, environment: Mapping[str, str] | None = None
+    *flags: str | Path,
+    environment: Mapping[str, str] | None = None,
+    program: Sequence[str | Path] = SERVE,
 ) -> Iterator[ServerProcess]:
     """A server for the time of a block, whose end must be a clean one."""
-    server = ServerProcess(*flags, environment=environment)
+    server = ServerProcess(*flags, environment=environment, program=program)
     try:
         yield server
     finally:

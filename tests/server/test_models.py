@@ -127,14 +127,15 @@ def test_create_then_serve_as_the_readme_says(tmp_path: Path) -> None:
     write_tiny_model(tmp_path / "tiny.gguf")
     out = tmp_path / "models/x"
     status_of("create", "-m", tmp_path / "tiny.gguf", "-o", out, "--no-extract-qnn")
-    assert (out / "bin/powerserve-server").is_file()
     home = {"POWERSERVE_HOME": str(tmp_path / "home")}
     with (
         serving("--work-folder", out.parent, environment=home) as process,
         process.client() as http,
     ):
         assert text(ask(http, model="x")) == text(ask(http))  # the only one: no name needed
-    with serving("--work-folder", out, environment=home) as process, process.client() as http:
+    original = (out / "bin/powerserve-server",)  # as the workspace has it
+    server = serving("--work-folder", out, environment=home, program=original)
+    with server as process, process.client() as http:
         assert text(ask(http)) == text(ask(http, model="tiny"))
         assert [model["id"] for model in http.get("/v1/models").json()["data"]] == ["tiny"]
 

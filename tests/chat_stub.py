@@ -43,6 +43,7 @@ class ChatStub:
 
     url: str = ""
     answer: StubAnswer = field(default_factory=lambda: says("Hello", " there."))
+    queue: list[StubAnswer] = field(default_factory=list)  # given first, each once
     models: tuple[str, ...] = ("small", "large")
     key: str | None = None
     files: Mapping[str, File] = field(default_factory=dict)
@@ -59,6 +60,11 @@ class ChatStub:
             self.bodies.append(body)
             self.num_running += 1
             self.max_running = max(self.max_running, self.num_running)
+
+    def next_answer(self) -> StubAnswer:
+        """What the next request gets."""
+        with self.lock:
+            return self.queue.pop(0) if self.queue else self.answer
 
     def done(self) -> None:
         """Count a request as answered."""
@@ -112,7 +118,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         self.stub.note(dict(self.headers), body)
         try:
-            self._answer(self.stub.answer)
+            self._answer(self.stub.next_answer())
         finally:
             self.stub.done()
 

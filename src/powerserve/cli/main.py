@@ -23,6 +23,7 @@ COMMANDS = {
     "chat": "talk to a model, turn by turn",
     "serve": "answer over HTTP, as OpenAI's API does",
     "bench": "measure prefill and decode speed",
+    "bench-server": "measure a server under load, as its clients see it",
     "perplexity": "measure how well a model predicts a text",
     "search-tree": "find the fastest parameters of token trees",
     "quantize": "rewrite a model in a smaller type",

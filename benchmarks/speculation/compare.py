@@ -100,6 +100,8 @@ def parse_arguments() -> argparse.Namespace:
     _check_names(parser, "workload", arguments.prompts, workloads())
     if not arguments.draft and any(MODES[name].with_draft for name in arguments.modes or ()):
         parser.error("a mode with a draft model needs --draft")
+    if arguments.peer and arguments.temperature:
+        parser.error("peers are compared at --temperature 0 only")
     return arguments
 
 

@@ -60,8 +60,6 @@ class Peer(Contestant):
 
     def __init__(self, environment: PeerEnvironment, name: str, setting: Setting) -> None:
         self.name = name
-        if setting.temperature:
-            raise SystemExit("peers are compared at --temperature 0 only")
         request = {
             "mode": name,
             "model": str(setting.model.weights),

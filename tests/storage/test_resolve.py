@@ -51,7 +51,10 @@ def test_a_model_folder_without_description_or_vocabulary(tmp_path: Path) -> Non
 def test_a_workspace_gives_main_draft_and_hparams(tmp_path: Path) -> None:
     folder = write_workspace_folder(tmp_path / "proj", "big", "small")
     expected = folder_source(
-        folder / "big", hparams=Hparams(n_threads=3), draft=folder_source(folder / "small")
+        folder / "big",
+        hparams=Hparams(n_threads=3),
+        draft=folder_source(folder / "small"),
+        draft_is_optional=True,
     )
     assert resolve_model(folder) == expected
     assert resolve_model("", work_folder=folder) == expected
@@ -119,6 +122,7 @@ def test_a_pair_replaces_the_draft_of_a_workspace(tmp_path: Path) -> None:
     source = resolve_model("proj+tiny", work_folder=tmp_path)
     assert source.name == "big"
     assert source.draft == folder_source(tiny)
+    assert not source.draft_is_optional  # it was asked for by name
 
 
 def test_not_found_says_what_was_tried_and_what_to_do(tmp_path: Path) -> None:

@@ -74,7 +74,7 @@ def resolve_workspace(workspace: Workspace) -> ModelSource:
         main,
         hparams=workspace.hparams,
         draft=None if draft is None else _named_in(workspace, "model_draft", draft),
-        draft_is_optional=True,
+        draft_is_optional=draft is not None,
     )
 
 

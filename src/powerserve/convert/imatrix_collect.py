@@ -17,7 +17,7 @@ from powerserve.backend.base import (
 )
 from powerserve.convert.imatrix_file import Sums
 from powerserve.core.dtypes import F16
-from powerserve.evaluate.scoring import chain_batch, whole_blocks
+from powerserve.executor.chain import chain_batch, whole_blocks
 
 Squares = Mapping[str, npt.NDArray[np.float64]]
 

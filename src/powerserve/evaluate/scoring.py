@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from powerserve.backend.base import Batch, BatchSlice, FloatArray, Int32Array, LoadedModel
+from powerserve.backend.base import FloatArray, Int32Array, LoadedModel
 from powerserve.core.dtypes import F16, DType
-from powerserve.executor.executor import CELL_BLOCK, Executor
+from powerserve.executor.chain import chain_batch, whole_blocks
+from powerserve.executor.executor import Executor
 
 
 def batch_logits(
@@ -74,34 +75,3 @@ def token_nll(logits: FloatArray, targets: npt.NDArray[np.int32]) -> npt.NDArray
     chosen = rows[np.arange(len(targets)), targets]
     nll: npt.NDArray[np.float64] = np.log(total) - (chosen - peak[:, 0]).astype(np.float64)
     return nll
-
-
-def chain_batch(
-    token_ids: Int32Array,
-    start: int,
-    output_rows: Int32Array | None = None,
-    *,
-    first_cell: int | None = None,
-) -> Batch:
-    """The next tokens of a single sequence whose cells are simply its positions.
-
-    `start` tokens are cached already; logits are wanted of `output_rows`, or of all. With
-    `first_cell`, a number from `start` on, these tokens are written from there on instead.
-    """
-    length = len(token_ids)
-    first_cell = start if first_cell is None else first_cell
-    rows = np.arange(length, dtype=np.int32)
-    context = np.arange(start, dtype=np.int64)
-    piece = BatchSlice(0, context, rows - np.int32(1), 0, first_cell + length)
-    return Batch(
-        token_ids=token_ids,
-        positions=rows + np.int32(start),
-        cells=rows + np.int64(first_cell),
-        slices=[piece],
-        output_rows=rows if output_rows is None else output_rows,
-    )
-
-
-def whole_blocks(num_tokens: int) -> int:
-    """The cells of a cache for so many tokens."""
-    return -(-num_tokens // CELL_BLOCK) * CELL_BLOCK

@@ -32,6 +32,7 @@ class Executor:
         self._model = model
         self._cache = cache
         self._executables: OrderedDict[StepShape, Executable] = OrderedDict()
+        self._latest: Executable | None = None
 
     def reserve(self, max_tokens: int) -> None:
         """Compile the largest step now, so that shared buffers need not grow later."""
@@ -39,7 +40,13 @@ class Executor:
 
     def run(self, batch: Batch) -> FloatArray:
         """Logits [len(batch.output_rows), vocab], valid until the next run."""
-        return self._executable(step_shape(batch, self._cache.num_cells)).run(batch)
+        self._latest = self._executable(step_shape(batch, self._cache.num_cells))
+        return self._latest.run(batch)
+
+    def observed(self, name: str) -> FloatArray:
+        """What the latest run's graph has observed under this name, valid until the next run."""
+        assert self._latest is not None
+        return self._latest.observed()[name]
 
     def close(self) -> None:
         """Drop every compiled graph."""

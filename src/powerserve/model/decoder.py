@@ -12,6 +12,9 @@ from powerserve.graph import Graph, Value, Weight
 from powerserve.model.attention import output_projection
 from powerserve.model.ffn import swiglu_ffn
 
+HIDDEN = "hidden"
+"""The name under which graphs let see what the output layer gets: [OUTPUTS, embed_dim]."""
+
 LayerPart = Callable[[Graph, ModelConfig, int, Value], Value]
 """A piece of layer `int`: reads normalised activations, returns what the piece makes of them."""
 
@@ -26,7 +29,7 @@ def build_decoder(config: ModelConfig, attention: LayerPart) -> Graph:
     x = graph.embedding(graph.token_ids, table)
     for layer in range(config.num_layers):
         x = _decoder_layer(graph, config, layer, x, attention)
-    x = _norm(graph, config, x, "output_norm.weight")
+    x = graph.observed[HIDDEN] = _norm(graph, config, x, "output_norm.weight")
     output = table if config.tied_embeddings else Weight("output.weight", table.shape)
     graph.logits = graph.linear(x, output, name="logits")
     return graph

@@ -20,6 +20,7 @@
     model_pool.py     which of them are loaded
     model_runner.py   a loaded model as the event loop sees it
     engine_thread.py  the thread that owns an engine
+    embedding_queue.py  its texts to embed
     events.py         what that thread reports, as plain data
 
 asyncio lives here and nowhere else. A family is added by writing a function that returns a

@@ -16,7 +16,16 @@ from powerserve.engine.loader import LoadedEngine
 from powerserve.engine.sequence import FinishReason, Sequence
 from powerserve.sampler.constraint import Constraint
 from powerserve.sampler.params import SamplingParams
-from powerserve.server.events import Accepted, Ended, Event, Failed, Piece, Prefilled, Usage
+from powerserve.server.embedding_queue import EmbeddingQueue
+from powerserve.server.events import (
+    Accepted,
+    Ended,
+    Event,
+    Failed,
+    Piece,
+    Prefilled,
+    Usage,
+)
 from powerserve.server.logprobs import LogprobQueue
 
 logger = logging.getLogger("powerserve.server")
@@ -43,8 +52,16 @@ class Start:
 
 
 @dataclass(frozen=True, slots=True)
+class Embed:
+    """Compute the embedding of a text."""
+
+    key: int
+    token_ids: list[int]
+
+
+@dataclass(frozen=True, slots=True)
 class Cancel:
-    """End a generation whose reader has gone."""
+    """End a generation or an embedding whose reader has gone."""
 
     key: int
 
@@ -54,7 +71,7 @@ class Stop:
     """End the thread, whatever still runs."""
 
 
-Command = Start | Cancel | Stop
+Command = Start | Embed | Cancel | Stop
 
 
 class EngineThread:
@@ -77,6 +94,7 @@ class EngineThread:
         self._inbox: SimpleQueue[Command] = SimpleQueue()
         self._running: dict[int, _Generation] = {}
         self._by_sequence: dict[Sequence, _Generation] = {}
+        self._embeddings = EmbeddingQueue(loaded)
         self._thread = threading.Thread(
             target=self._run, name=f"engine {loaded.source.name}", daemon=True
         )
@@ -107,6 +125,7 @@ class EngineThread:
             reason = _as_sentence(error)
         finally:
             self._ended(reason)
+            self._embeddings.close()
             self._loaded.close()
 
     def _obey(self) -> bool:
@@ -117,19 +136,25 @@ class EngineThread:
             match command:
                 case Start():
                     report += self._begin(command)
+                case Embed():
+                    self._embeddings.add(command.key, command.token_ids)
                 case Cancel():
                     report += self._cancel(command.key)
                 case Stop():
                     going_on = False
-            if report and not self._loaded.engine.has_work:
+            if report and not self._has_work:
                 break  # about to sleep: tell first
         if report:
             self._report(report)
         return going_on
 
+    @property
+    def _has_work(self) -> bool:
+        return self._loaded.engine.has_work or bool(self._embeddings)
+
     def _next_command(self) -> Command | None:
         try:
-            return self._inbox.get(block=not self._loaded.engine.has_work)
+            return self._inbox.get(block=not self._has_work)
         except Empty:
             return None
 
@@ -148,6 +173,8 @@ class EngineThread:
         return [accepted]
 
     def _cancel(self, key: int) -> Report:
+        if self._embeddings.cancel(key):
+            return [(key, Failed(BackendError("the embedding was cancelled")))]
         generation = self._running.get(key)
         if generation is None:  # it ended in the meantime
             return []
@@ -156,8 +183,11 @@ class EngineThread:
         return [(key, generation.ended())]
 
     def _step(self) -> Report:
-        if not self._loaded.engine.has_work:
-            return []
+        """A step of the engine, then a chunk of the oldest embedding: both get on."""
+        report = self._generate() if self._loaded.engine.has_work else []
+        return report + self._embeddings.advance()
+
+    def _generate(self) -> Report:
         report: Report = []
         for event in self._loaded.engine.step():
             generation = self._by_sequence.get(event.sequence)

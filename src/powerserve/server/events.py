@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from powerserve.backend.base import FloatArray
 from powerserve.engine.sequence import FinishReason
 
 
@@ -76,4 +77,11 @@ class Failed:
     error: Exception
 
 
-Event = Accepted | Prefilled | Piece | Ended | Failed
+@dataclass(frozen=True, slots=True)
+class Embedded:
+    """The embedding of a text: its only event, unless it failed."""
+
+    vector: FloatArray  # float32 [embed_dim], of length one
+
+
+Event = Accepted | Prefilled | Piece | Ended | Failed | Embedded

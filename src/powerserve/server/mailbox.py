@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from powerserve.server.events import Ended, Event, Failed, Piece
+from powerserve.server.events import Embedded, Ended, Event, Failed, Piece
 
 
 class Mailbox:
@@ -30,7 +30,7 @@ class Mailbox:
             self._events[-1] = _joined(last, event)
         else:
             self._events.append(event)
-        self.is_complete = isinstance(event, Ended | Failed)
+        self.is_complete = isinstance(event, Ended | Failed | Embedded)
         self._arrived.set()
 
     def take(self) -> list[Event]:

@@ -9,10 +9,19 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from time import monotonic
 
+from powerserve.backend.base import FloatArray
 from powerserve.core.errors import PowerServeError
 from powerserve.engine.loader import LoadedEngine
-from powerserve.server.engine_thread import Cancel, EngineThread, Report, Start, Task
-from powerserve.server.events import Accepted, Ended, Event, Failed, Piece, Prefilled
+from powerserve.server.engine_thread import (
+    Cancel,
+    Command,
+    Embed,
+    EngineThread,
+    Report,
+    Start,
+    Task,
+)
+from powerserve.server.events import Accepted, Embedded, Ended, Event, Failed, Piece, Prefilled
 from powerserve.server.mailbox import Mailbox
 from powerserve.server.metrics import Metrics
 
@@ -76,6 +85,23 @@ class ModelRunner:
             for generation in opened:
                 self._give_up(generation)
 
+    async def embed(self, token_ids: list[int]) -> FloatArray:
+        """The embedding of a text, float32 [embed_dim]. Raises a PowerServeError."""
+        arrived = asyncio.Event()
+        text = self._enter(arrived)
+        text.num_prompt_tokens = len(token_ids)
+        self._send(text, Embed(text.key, token_ids))
+        try:
+            await arrived.wait()
+        finally:
+            self._give_up(text)
+        match text.mailbox.take():
+            case [Embedded(vector)]:
+                return vector
+            case [Failed(error)]:
+                raise error
+        raise AssertionError("an embedding has no other events")
+
     def end_all(self, reason: PowerServeError) -> None:
         """Cancel everything, telling whoever reads it why."""
         for generation in self.generations:
@@ -87,12 +113,19 @@ class ModelRunner:
         await asyncio.to_thread(self._thread.stop)
 
     def _begin(self, task: Task, arrived: asyncio.Event) -> OpenGeneration:
+        generation = self._enter(arrived)
+        self._send(generation, Start(generation.key, task))
+        return generation
+
+    def _enter(self, arrived: asyncio.Event) -> OpenGeneration:
         generation = OpenGeneration(next(self._keys), self.name, Mailbox(arrived))
         self._open[generation.key] = generation
-        self._thread.send(Start(generation.key, task))
+        return generation
+
+    def _send(self, generation: OpenGeneration, command: Command) -> None:
+        self._thread.send(command)
         if self.failure is not None:
             self._deliver([(generation.key, Failed(self.failure))])
-        return generation
 
     def _give_up(self, generation: OpenGeneration) -> None:
         if not generation.mailbox.is_complete:
@@ -123,7 +156,7 @@ class ModelRunner:
         generation.note(event)
         if not isinstance(event, Prefilled):  # nobody waits for that
             generation.mailbox.put(event)
-        if isinstance(event, Ended | Failed):
+        if isinstance(event, Ended | Failed | Embedded):
             del self._open[generation.key]
         if isinstance(event, Ended):
             self._metrics.count_generation(event)

@@ -5,10 +5,10 @@ All of it can take long, or forever if a template had its way: it runs in a work
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from powerserve.core.errors import TemplateError
+from powerserve.core.errors import ContextLengthError, TemplateError
 from powerserve.engine.loader import LoadedEngine
 from powerserve.sampler.after_reasoning import AfterReasoning
 from powerserve.sampler.constraint import Constraint
@@ -23,7 +23,14 @@ from powerserve.server.reasoning import (
     can_reason,
     opens_reasoning,
 )
-from powerserve.server.request import ChatPrompt, GenerationRequest, Prompt, TextPrompt, Tools
+from powerserve.server.request import (
+    ChatPrompt,
+    GenerationRequest,
+    Prompt,
+    TextPrompt,
+    TokenPrompt,
+    Tools,
+)
 from powerserve.server.tool_calls import ToolCallFormat, tool_call_format
 from powerserve.server.tool_calls.messages import spelled_out
 from powerserve.tokenizer.chat import ChatTemplate
@@ -96,6 +103,20 @@ def default_params(loaded: LoadedEngine) -> SamplingParams:
 def encode_chat(loaded: LoadedEngine, prompt: ChatPrompt) -> list[int]:
     """The tokens of a conversation, for those who only want to count. Raises TemplateError."""
     return _start_chat(loaded, prompt, None).token_ids
+
+
+def encode_texts(
+    loaded: LoadedEngine, texts: Sequence[TextPrompt | TokenPrompt]
+) -> list[list[int]]:
+    """The tokens of texts to embed. Raises ContextLengthError for one that is too long."""
+    limit = loaded.engine.config.context_size
+    encoded = [_start(loaded, text, None).token_ids for text in texts]
+    for index, token_ids in enumerate(encoded):
+        if len(token_ids) > limit:
+            raise ContextLengthError(
+                f"text {index} has {len(token_ids):,} tokens, but the context holds {limit:,}"
+            )
+    return encoded
 
 
 def _tasks(loaded: LoadedEngine, start: _Start, all_params: list[SamplingParams]) -> list[Task]:

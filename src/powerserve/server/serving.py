@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
 from typing import ParamSpec, TypeVar
 
+from powerserve.backend.base import FloatArray
 from powerserve.server.answer import Answer
 from powerserve.server.errors import ApiError, ErrorKind, invalid
 from powerserve.server.metrics import Metrics
 from powerserve.server.model_pool import RETRY_AFTER_S, ModelPool
-from powerserve.server.preparation import prepare
-from powerserve.server.request import GenerationRequest
+from powerserve.server.preparation import encode_texts, prepare
+from powerserve.server.request import GenerationRequest, TextPrompt, TokenPrompt
 from powerserve.server.settings import ServerSettings
 
 P = ParamSpec("P")
@@ -53,6 +54,19 @@ class Serving:
                     answer = Answer(runner, generations, arrived, prepared.parsers)
                     await answer.accepted()
                     yield answer
+
+    async def embed(
+        self, model: str, texts: Sequence[TextPrompt | TokenPrompt]
+    ) -> tuple[list[FloatArray], int]:
+        """A vector, float32 [embed_dim], for each text, and the number of tokens of all of them.
+
+        Raises a PowerServeError.
+        """
+        with self._admitted(1):
+            async with self.pool.lease(model) as runner:
+                encoded = await self.in_worker(encode_texts, runner.loaded, texts)
+                vectors = [await runner.embed(token_ids) for token_ids in encoded]
+        return vectors, sum(map(len, encoded))
 
     async def in_worker(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Run something that takes long, about prompts, in a thread made for that."""

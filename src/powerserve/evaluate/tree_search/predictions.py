@@ -14,8 +14,8 @@ import numpy as np
 
 from powerserve.backend.base import FloatArray, LoadedModel
 from powerserve.core.dtypes import DType
-from powerserve.evaluate.scoring import chain_batch, whole_blocks
 from powerserve.evaluate.tree_search.answers import KnownAnswer
+from powerserve.executor.chain import chain_batch, whole_blocks
 from powerserve.executor.executor import Executor
 from powerserve.speculative.draft import TopLogits, top_logits
 

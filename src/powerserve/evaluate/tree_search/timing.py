@@ -10,7 +10,7 @@ from powerserve.backend.base import LoadedModel
 from powerserve.cache.cells import CellPool
 from powerserve.core.dtypes import DType
 from powerserve.core.errors import ConfigError
-from powerserve.evaluate.scoring import whole_blocks
+from powerserve.executor.chain import whole_blocks
 from powerserve.executor.executor import Executor
 from powerserve.speculative.cost_model import SHORT_CONTEXT
 from powerserve.speculative.step_timer import time_step

@@ -8,6 +8,7 @@
     messages.py           OpenAI's messages to what chat templates take
     chat.py               /v1/chat/completions, whole; chat_stream.py: as events
     completions.py        /v1/completions
+    embeddings.py         /v1/embeddings; prompts.py: the texts of both
     responses.py          /v1/responses; response_input.py and response_output.py: its items
     models.py             /v1/models
     usage.py              counts, timings and log-probabilities

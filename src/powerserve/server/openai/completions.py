@@ -17,9 +17,10 @@ from powerserve.server.openai.fields import (
     new_id,
     refuse_given,
 )
+from powerserve.server.openai.prompts import text_prompts
 from powerserve.server.openai.usage import completion_logprobs, totals
 from powerserve.server.original import generated_tokens
-from powerserve.server.request import GenerationRequest, TextPrompt, TokenPrompt
+from powerserve.server.request import GenerationRequest, TextPrompt
 from powerserve.server.serving import Serving
 from powerserve.server.surface import Call, Events, Reply, sse_frame
 
@@ -58,30 +59,11 @@ def _neutral(body: CompletionRequest, compat: bool) -> GenerationRequest:
         asked_for = DEFAULT_MAX_TOKENS
     return GenerationRequest(
         model=body.model,
-        prompts=_prompts(body.prompt),
+        prompts=text_prompts(body.prompt, "prompt"),
         sampling=body.sampling(generated_tokens(body.model, asked_for, compat), _top(body)),
         num_choices=body.num_choices,
         grammar=body.chosen_grammar(),
     )
-
-
-def _prompts(given: str | list[str | int | list[int]]) -> list[TextPrompt | TokenPrompt]:
-    """A text, token ids, or a list of either. Raises ApiError."""
-    if isinstance(given, str):
-        return [TextPrompt(given)]
-    if not given:
-        raise invalid("prompt must not be an empty list", "prompt")
-    ids = [each for each in given if isinstance(each, int)]
-    if ids:
-        if len(ids) < len(given):
-            raise invalid("prompt must not mix token ids with texts or lists", "prompt")
-        return [TokenPrompt(ids)]
-    return [TextPrompt(each) if isinstance(each, str) else _tokens(each) for each in given]
-
-
-def _tokens(given: int | list[int]) -> TokenPrompt:
-    assert isinstance(given, list)  # numbers were sorted out before
-    return TokenPrompt(given)
 
 
 def _top(body: CompletionRequest) -> int | None:
@@ -120,7 +102,7 @@ def _echoes(body: CompletionRequest, request: GenerationRequest, answer: Answer)
     decode = answer.runner.loaded.tokenizer.decode
     texts = [
         prompt.text if isinstance(prompt, TextPrompt) else decode(prompt.token_ids)
-        for prompt in _prompts(body.prompt)
+        for prompt in text_prompts(body.prompt, "prompt")
     ]
     return [text for text in texts for _ in range(request.num_choices)]
 

@@ -10,10 +10,10 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
+from threading import Event, Thread
 from urllib.parse import unquote, urlsplit
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -30,6 +30,8 @@ class Hub:
     corrupt: bool = False
     redirect: bool = False  # files come from a "CDN", as on the real hub
     status: int | None = None  # answer everything with this
+    hold_after_bytes: int | None = None  # of every GET of a file, until `go_on` is set
+    go_on: Event = field(default_factory=Event)
     requests: list[str] = field(default_factory=list)
     authorizations: list[tuple[str, str | None]] = field(default_factory=list)
     url: str = ""
@@ -139,8 +141,17 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(body[: self.hub.cut_after_bytes.pop(0)])
             self.wfile.flush()
             self.close_connection = True
+        elif is_file and self.hub.hold_after_bytes is not None:
+            self._send_with_pause(body, self.hub.hold_after_bytes)
         else:
             self.wfile.write(body)
+
+    def _send_with_pause(self, body: bytes, num_before: int) -> None:
+        self.wfile.write(body[:num_before])
+        self.wfile.flush()
+        self.hub.go_on.wait()
+        with suppress(ConnectionError):  # the client may have gone meanwhile
+            self.wfile.write(body[num_before:])
 
     def _refuse(self, status: int, code: str = "") -> None:
         self._send(status, b"{}", {"X-Error-Code": code, "X-Error-Message": code} if code else {})

@@ -56,6 +56,11 @@ class Answer:
         """Tokens of the first prompt, once the engine has taken it."""
         return self._generations[0].num_prompt_tokens
 
+    @property
+    def opened(self) -> float:
+        """When the engine was given the request, in seconds of the monotonic clock."""
+        return self._generations[0].opened
+
     async def accepted(self) -> None:
         """Wait until the engine has taken, or refused, every choice. Raises why it refused one."""
         while not all(each.is_accepted for each in self._generations):

@@ -28,13 +28,12 @@ def nanoseconds(seconds: float) -> int:
 
 
 def _seconds(text: str) -> float:
-    text = text.strip()[:_MAX_LENGTH]
-    if _SECONDS.fullmatch(text):
+    if len(text) <= _MAX_LENGTH and _SECONDS.fullmatch(text):
         return float(text)
-    match = _DURATION.fullmatch(text)
-    if match is None:
+    match = _DURATION.fullmatch(text[: _MAX_LENGTH + 1])
+    if match is None or len(text) > _MAX_LENGTH:
         raise invalid(
-            f"keep_alive must be seconds or a duration such as 5m or 1h30m, not {text!r}",
+            f"keep_alive must be seconds or a duration such as 5m or 1h30m, not {text[:20]!r}",
             "keep_alive",
         )
     total_s = sum(float(amount) * _UNITS_S[unit] for amount, unit in re.findall(_PART, match[2]))

@@ -48,7 +48,7 @@ class AnswerWriter:
         self._ending = ending
         self._shows_thinking = shows_thinking
         self._began = monotonic()
-        self._load_s = 0.0  # until the engine has taken the request
+        self._load_s = 0.0  # until the engine is given the request
         self._texts: list[str] = []
         self._calls: list[ToolCallDelta] = []
 
@@ -71,7 +71,7 @@ class AnswerWriter:
 
     def _open(self, answer: Answer) -> None:
         self._model = self._model or answer.runner.name
-        self._load_s = monotonic() - self._began
+        self._load_s = answer.opened - self._began
 
     def _objects(self, delta: Delta) -> list[dict[str, Any]]:
         """What a client gets of a delta; calls come whole, so at the end."""

@@ -57,6 +57,7 @@ class PullReport:
 
         def advance(num_bytes: int) -> None:
             nonlocal done_bytes, reported
+            self._check_wanted()
             done_bytes += num_bytes
             now = monotonic()
             if now - reported >= _INTERVAL_S or done_bytes == total_bytes:
@@ -76,9 +77,12 @@ class PullReport:
         """Report one thing that the user should know."""
         self._post({"status": text})
 
-    def _post(self, line: dict[str, Any]) -> None:
+    def _check_wanted(self) -> None:
         if self._cancelled.is_set():
             raise DownloadError("the download was cancelled")
+
+    def _post(self, line: dict[str, Any]) -> None:
+        self._check_wanted()
         self._loop.call_soon_threadsafe(self._take, line)
 
     def _take(self, line: dict[str, Any]) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 32)
 """Tokens of the steps that are measured. Trees have these sizes too, so few graphs are compiled."""
@@ -77,6 +78,7 @@ class LiveCosts:
 
     def __init__(self, curve: CostCurve) -> None:
         self.curve = curve
+        self.least_useful = _least_useful(curve)
         self._factors = [1.0] * len(SIZES)
 
     def __call__(self, num_tokens: int, num_cells: int = 0) -> float:
@@ -86,10 +88,19 @@ class LiveCosts:
     def observe(self, num_tokens: int, num_cells: int, seconds: float) -> None:
         """Note how long a step took; a single outlier counts at most fourfold."""
         ratio = min(max(seconds / self.curve(num_tokens, num_cells), 0.25), 4.0)
-        observed = _size_index(num_tokens)
-        self._factors[observed] += _OWN_WEIGHT * (ratio - self._factors[observed])
-        common = self._factors[observed]
-        self._factors = [factor + _COMMON_WEIGHT * (common - factor) for factor in self._factors]
+        factors, observed = self._factors, _size_index(num_tokens)
+        own = factors[observed] + _OWN_WEIGHT * (ratio - factors[observed])
+        self._factors = [factor + _COMMON_WEIGHT * (own - factor) for factor in factors]
+        self._factors[observed] = own
+
+
+def _least_useful(curve: CostCurve) -> float:
+    """A candidate this improbable has no place in any tree: even where a step grows at the least
+    cost, it would have to be twice as probable. The rest is for curves that change."""
+    rises = [
+        (curve(larger) - curve(smaller)) / (larger - smaller) for smaller, larger in pairwise(SIZES)
+    ]
+    return min(max(0.5 * min(rises) / curve(1), 0.02), 0.2)
 
 
 def _size_index(num_tokens: int) -> int:

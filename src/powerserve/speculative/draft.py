@@ -13,6 +13,7 @@ from powerserve.cache.cells import CellPool
 from powerserve.cache.prefix import PrefixIndex
 from powerserve.cache.sequence import SequenceCells
 from powerserve.core.dtypes import DType
+from powerserve.core.tracing import NO_TRACER, Tracer
 from powerserve.executor.batching import Piece, build_batch, chain
 from powerserve.executor.executor import CELL_BLOCK, Executor
 from powerserve.speculative.step_timer import time_step
@@ -46,6 +47,7 @@ class DraftModel:
         context_size: int,
         batch_size: int,
         kv_dtype: DType,
+        tracer: Tracer = NO_TRACER,
     ) -> None:
         """Args:
         model: the draft's weights; this object closes them.
@@ -53,11 +55,13 @@ class DraftModel:
         context_size: tokens of one sequence.
         batch_size: tokens of a prompt that are computed at once.
         kv_dtype: element type of the cache.
+        tracer: sees the model's steps.
         """
         num_cells = -(-num_cells // CELL_BLOCK) * CELL_BLOCK
         self.model = model
         self.batch_size = batch_size
         self.num_forwards = 0
+        self._tracer = tracer
         self._context_size = context_size
         self._cache = model.new_cache(num_cells, kv_dtype)
         self._executor = Executor(model, self._cache)
@@ -168,7 +172,9 @@ class DraftModel:
 
     def _run(self, pieces: Sequence[Piece], *allocated: Int64Array) -> FloatArray:
         try:
-            logits = self._executor.run(build_batch(pieces))
+            batch = build_batch(pieces)
+            with self._tracer.span("backend", tokens=len(batch.token_ids)):
+                logits = self._executor.run(batch)
         except BaseException:
             self._release(allocated)
             raise

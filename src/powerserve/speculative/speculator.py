@@ -23,7 +23,7 @@ from powerserve.speculative.tree import FlatTree, TokenTree
 
 MARGIN = 1.02  # speculation must promise this much, so that noise alone does not start it
 MEASURING_HOPE = 1.0  # accepted candidates to expect before the curve is measured
-LEAST_PROBABILITY = 0.02  # of a candidate that is looked at
+LEAST_PROBABILITY = 0.1  # of a candidate that is looked at while costs are unknown
 
 TreeObserver = Callable[[FlatTree, Sequence[int]], None]
 """Called with each verified tree and the rows that were accepted (the root's 0 among them)."""
@@ -80,6 +80,8 @@ class Speculator:
             return [self._original_tree(request) for request in requests]
         trees = [_root(request) for request in requests]
         self._add_repetitions(requests, trees)
+        if self._draft is None and all(len(tree) == 1 for tree in trees):
+            return [None] * len(requests)  # most steps of most answers
         costs = self._known_costs(trees)
         if costs is None:
             return [None] * len(requests)
@@ -151,9 +153,10 @@ class Speculator:
     ) -> None:
         if self.options.mode is SpeculationMode.OFF:
             return
+        room = min(self.options.max_tokens, SIZES[-1] - 1)
+        least = LEAST_PROBABILITY if self._costs is None else self._costs.least_useful
         for request, tree in zip(requests, trees, strict=True):
-            room = min(self.options.max_tokens, SIZES[-1] - 1)
-            request.state.propose_repetitions(tree, room, LEAST_PROBABILITY)
+            request.state.propose_repetitions(tree, room, least)
 
     def _known_costs(self, trees: Sequence[TokenTree]) -> LiveCosts | None:
         """What the target's steps cost; measured now if there is something to hope for."""

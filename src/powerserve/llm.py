@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from powerserve.core.errors import PowerServeError, TemplateError
+from powerserve.core.tracing import NO_TRACER, Tracer
 from powerserve.engine.engine import TokenEvent
 from powerserve.engine.generation import Completion, TextGeneration, TextPiece
 from powerserve.engine.loader import LoadedEngine, LoadOptions, load_engine
@@ -48,12 +49,14 @@ class LLM:
         *,
         draft: str | Path | ModelSource | None = None,
         progress: Progress = SILENT,
+        tracer: Tracer = NO_TRACER,
     ) -> None:
         """Load `model`: a GGUF file, a model folder, a workspace, or a name from the store.
 
         `draft` is a smaller model of the same vocabulary that guesses tokens ahead where that
-        pays. The built-in model is downloaded on first use. Raises a PowerServeError subclass that
-        says what is wrong with the names, the files, the options or the machine.
+        pays. The built-in model is downloaded on first use. `tracer` sees the engine's steps.
+        Raises a PowerServeError subclass that says what is wrong with the names, the files, the
+        options or the machine.
         """
         if not isinstance(model, ModelSource):
             model = locate_model(model, progress=progress)
@@ -61,7 +64,7 @@ class LLM:
             if not isinstance(draft, ModelSource):
                 draft = locate_model(draft, progress=progress)
             model = replace(model, draft=draft, draft_is_optional=False)
-        self.loaded: LoadedEngine = load_engine(model, options)
+        self.loaded: LoadedEngine = load_engine(model, options, tracer=tracer)
         self._queues: dict[int, deque[TextPiece | PowerServeError]] = {}
         self._generations: dict[int, TextGeneration] = {}
 

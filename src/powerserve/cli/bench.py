@@ -17,10 +17,12 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from powerserve.cli import options
+from powerserve.cli.trace import add_trace_flag, tracer_from_flags
 from powerserve.core.errors import UsageError
 
 if TYPE_CHECKING:
     from powerserve.cli.bench_report import Report
+    from powerserve.core.tracing import Tracer
     from powerserve.engine.loader import LoadOptions
     from powerserve.evaluate.benchmark import BenchmarkPlan
     from powerserve.storage.resolve import ModelSource
@@ -77,6 +79,7 @@ def configure(parser: ArgumentParser) -> None:
     )
     options.add_model_flags(parser)
     options.add_engine_flags(parser)
+    add_trace_flag(parser)
 
 
 def execute(arguments: Namespace) -> int:
@@ -85,7 +88,8 @@ def execute(arguments: Namespace) -> int:
     from powerserve.llm import DEFAULT_MODEL
 
     source = options.find_model(arguments, DEFAULT_MODEL)
-    report = _measure(arguments, source)
+    with tracer_from_flags(arguments, source.weights) as tracer:
+        report = _measure(arguments, source, tracer)
     if arguments.output == "json":
         print(json.dumps(as_json(report), indent=2, ensure_ascii=False))
     else:
@@ -95,7 +99,7 @@ def execute(arguments: Namespace) -> int:
     return 0
 
 
-def _measure(arguments: Namespace, source: ModelSource) -> Report:
+def _measure(arguments: Namespace, source: ModelSource, tracer: Tracer) -> Report:
     from powerserve.cli.bench_report import Report
     from powerserve.cli.interrupt import interruptible
     from powerserve.engine.loader import load_engine
@@ -105,7 +109,7 @@ def _measure(arguments: Namespace, source: ModelSource) -> Report:
 
     plan = _plan(arguments)
     machine = describe_machine()
-    loaded = load_engine(source, _load_options(arguments, source, plan))
+    loaded = load_engine(source, _load_options(arguments, source, plan), tracer=tracer)
     try:
         with interruptible(loaded.backend):
             result = run_benchmark(loaded.engine, plan, partial(_say_round, repeats=plan.repeats))

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from powerserve.cli import options
 from powerserve.cli.prompt import add_prompt_flags, prompt_from_flags
 from powerserve.cli.speculation_flags import add_speculation_flags, show_trees, with_draft
+from powerserve.cli.trace import add_trace_flag, tracer_from_flags
 from powerserve.core.errors import PowerServeError
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ def configure(parser: ArgumentParser) -> None:
     options.add_engine_flags(parser)
     options.add_sampling_flags(parser)
     add_speculation_flags(parser)
+    add_trace_flag(parser)
 
 
 def execute(arguments: Namespace) -> int:
@@ -49,7 +51,11 @@ def execute(arguments: Namespace) -> int:
     read_line = line_reader()
     source = with_draft(arguments, options.find_model(arguments, DEFAULT_MODEL))
     params = options.sampling_params(arguments, source.hparams, arguments.n_predicts)
-    with LLM(source, options.load_options(arguments, source.hparams)) as llm:
+    load_options = options.load_options(arguments, source.hparams)
+    with (
+        tracer_from_flags(arguments, source.weights) as tracer,
+        LLM(source, load_options, tracer=tracer) as llm,
+    ):
         show_trees(arguments, llm)
         session = ChatSession(
             llm,

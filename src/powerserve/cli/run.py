@@ -15,6 +15,7 @@ from powerserve.cli import options
 from powerserve.cli.grammar import add_grammar_flags, grammar_from_flags
 from powerserve.cli.prompt import add_prompt_flags, encode_prompt, read_prompt
 from powerserve.cli.speculation_flags import add_speculation_flags, show_trees, with_draft
+from powerserve.cli.trace import add_trace_flag, tracer_from_flags
 
 if TYPE_CHECKING:
     from powerserve.engine.generation import Completion
@@ -43,6 +44,7 @@ def configure(parser: ArgumentParser) -> None:
     options.add_sampling_flags(parser)
     add_grammar_flags(parser)
     add_speculation_flags(parser)
+    add_trace_flag(parser)
 
 
 def execute(arguments: Namespace) -> int:
@@ -55,7 +57,11 @@ def execute(arguments: Namespace) -> int:
     source = with_draft(arguments, options.find_model(arguments, DEFAULT_MODEL))
     params = options.sampling_params(arguments, source.hparams, arguments.n_predicts)
     grammar = grammar_from_flags(arguments)
-    with LLM(source, options.load_options(arguments, source.hparams)) as llm:
+    load_options = options.load_options(arguments, source.hparams)
+    with (
+        tracer_from_flags(arguments, source.weights) as tracer,
+        LLM(source, load_options, tracer=tracer) as llm,
+    ):
         show_trees(arguments, llm)
         with interruptible(llm.loaded.backend):
             completion = answer(llm, arguments, prompt, params, grammar)

@@ -10,14 +10,17 @@ import logging
 import os
 from argparse import ArgumentParser, Namespace
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from powerserve.cli import options
 from powerserve.cli.speculation_flags import add_speculation_flags, with_draft
+from powerserve.cli.trace import add_trace_flag, tracer_from_flags
 from powerserve.core.errors import ConfigError, UsageError
 
 if TYPE_CHECKING:
+    from powerserve.core.tracing import Tracer
     from powerserve.engine.loader import LoadedEngine
     from powerserve.server.catalogue import Catalogue
     from powerserve.server.settings import ServerSettings
@@ -42,32 +45,34 @@ def configure(parser: ArgumentParser) -> None:
     options.add_model_flags(parser)
     options.add_engine_flags(parser)
     add_speculation_flags(parser)
+    add_trace_flag(parser)
 
 
 def execute(arguments: Namespace) -> int:
     """Serve until Ctrl-C or SIGTERM."""
     settings = server_settings(arguments)
-    from powerserve.engine.loader import load_engine
     from powerserve.server.run import run_server
 
     _log(arguments.verbose)
-
-    def load(source: ModelSource) -> LoadedEngine:
-        chosen = options.load_options(arguments, source.hparams)
-        batch = arguments.batch_size or DEFAULT_CHUNK
-        return load_engine(
-            with_draft(arguments, source),
-            replace(
-                chosen,
-                batch_size=batch,
-                max_sequences=settings.limits.max_running,
-                cache_size=arguments.cache_tokens,
-            ),
-        )
-
+    catalogue = _catalogue(arguments)
     preload = "" if arguments.model else None
-    run_server(settings, _catalogue(arguments), load, preload)
+    with tracer_from_flags(arguments) as tracer:
+        run_server(settings, catalogue, partial(_load, arguments, settings, tracer), preload)
     return 0
+
+
+def _load(
+    arguments: Namespace, settings: ServerSettings, tracer: Tracer, source: ModelSource
+) -> LoadedEngine:
+    from powerserve.engine.loader import load_engine
+
+    chosen = replace(
+        options.load_options(arguments, source.hparams),
+        batch_size=arguments.batch_size or DEFAULT_CHUNK,
+        max_sequences=settings.limits.max_running,
+        cache_size=arguments.cache_tokens,
+    )
+    return load_engine(with_draft(arguments, source), chosen, tracer=tracer)
 
 
 def _log(verbose: bool) -> None:

@@ -16,6 +16,7 @@ from powerserve.cache.sequence import SequenceCells
 from powerserve.core import dtypes
 from powerserve.core.dtypes import DType
 from powerserve.core.errors import ContextLengthError, PowerServeError, UsageError
+from powerserve.core.tracing import GENERATED_TOKENS, NO_TRACER, Tracer
 from powerserve.engine.batching import batch_of
 from powerserve.engine.scheduler import Chunk, Scheduler
 from powerserve.engine.sequence import FinishReason, Sequence
@@ -70,6 +71,7 @@ class Engine:
         stop_ids: Collection[int] = (),
         newline_id: int | None = None,
         speculator: Speculator | None = None,
+        tracer: Tracer = NO_TRACER,
     ) -> None:
         """`stop_ids` end a sequence that does not ignore them; `newline_id` is for penalties.
 
@@ -79,6 +81,7 @@ class Engine:
         self.model = model
         self._stop_ids = frozenset(stop_ids)
         self._newline_id = newline_id
+        self._tracer = tracer
         num_cells = max(config.num_cells, config.context_size)
         num_cells = -(-num_cells // CELL_BLOCK) * CELL_BLOCK
         self._cache = model.new_cache(num_cells, config.kv_dtype)
@@ -127,12 +130,22 @@ class Engine:
 
     def step(self) -> list[TokenEvent]:
         """Compute one batch and sample: an event for each token, or end without one, in order."""
-        chunks = self._scheduler.schedule()
-        if not chunks:
-            return self._retire_finished([])
-        if self._trees is not None:
-            chunks = self._extended(chunks, self._trees)
-        return self._retire_finished(self._sample(chunks, self._run(chunks)))
+        span = self._tracer.span
+        with span("step"):
+            with span("schedule"):
+                chunks = self._scheduler.schedule()
+            if not chunks:
+                return self._retire_finished([])
+            if self._trees is not None:
+                with span("draft"):
+                    chunks = self._extended(chunks, self._trees)
+            with span(_phase(chunks), sequences=len(chunks)):
+                logits = self._run(chunks)
+            with span("sample"):
+                events = self._sample(chunks, logits)
+            num_tokens = sum(event.sampled is not None for event in events)
+            self._tracer.add(GENERATED_TOKENS, num_tokens)
+            return self._retire_finished(events)
 
     def cancel(self, sequence: Sequence, reason: FinishReason = FinishReason.CANCELLED) -> None:
         """End a sequence now; its cells are free (or a stored prefix) when this returns."""
@@ -197,7 +210,9 @@ class Engine:
             if not chunk.sequence.timings.started:
                 chunk.sequence.timings.started = start_s
         try:
-            logits = self._executor.run(batch_of(chunks))
+            batch = batch_of(chunks)
+            with self._tracer.span("backend", tokens=len(batch.token_ids)):
+                logits = self._executor.run(batch)
         except BaseException:
             self._release(chunks)
             raise
@@ -264,6 +279,13 @@ class Engine:
             if id(sequence) not in reported:
                 events.append(TokenEvent(sequence, None, sequence.finish_reason))
         return events
+
+
+def _phase(chunks: list[Chunk]) -> str:
+    """What a step does: parts of prompts are in it, or candidates, or neither."""
+    if not all(chunk.sequence.is_decoding for chunk in chunks):
+        return "prefill"
+    return "verify" if any(chunk.tree is not None for chunk in chunks) else "decode"
 
 
 def _draw(sequence: Sequence, logits: FloatArray) -> TokenEvent:

@@ -13,6 +13,7 @@ from powerserve.core import dtypes
 from powerserve.core.config import ModelConfig
 from powerserve.core.dtypes import DType
 from powerserve.core.errors import ModelFileError, UsageError
+from powerserve.core.tracing import NO_TRACER, Tracer
 from powerserve.engine.engine import Engine, EngineConfig
 from powerserve.engine.memory_plan import MemoryPlan
 from powerserve.engine.model_files import ModelFiles
@@ -72,8 +73,10 @@ class LoadedEngine:
         self.backend.close()
 
 
-def load_engine(source: ModelSource, options: LoadOptions | None = None) -> LoadedEngine:
-    """Load a model's weights and tokenizer, and make an engine for it.
+def load_engine(
+    source: ModelSource, options: LoadOptions | None = None, *, tracer: Tracer = NO_TRACER
+) -> LoadedEngine:
+    """Load a model's weights and tokenizer, and make an engine for it; `tracer` sees its steps.
 
     The tokenizer is made in a second thread while the weights are copied and repacked, which
     happens in native code.
@@ -111,6 +114,7 @@ def load_engine(source: ModelSource, options: LoadOptions | None = None) -> Load
             backend,
             engine_config,
             tokenizer.stop_ids,
+            tracer,
         )
         if speculator is not None:
             undo.callback(speculator.close)
@@ -120,6 +124,7 @@ def load_engine(source: ModelSource, options: LoadOptions | None = None) -> Load
             stop_ids=tokenizer.stop_ids,
             newline_id=tokenizer.newline_id,
             speculator=speculator,
+            tracer=tracer,
         )
         undo.pop_all()
         return LoadedEngine(

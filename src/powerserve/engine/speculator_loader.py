@@ -9,6 +9,7 @@ from pathlib import Path
 from powerserve.backend.base import Backend
 from powerserve.core import machine
 from powerserve.core.errors import MemoryLimitError, UsageError
+from powerserve.core.tracing import NO_TRACER, Tracer
 from powerserve.engine.engine import EngineConfig
 from powerserve.engine.model_files import ModelFiles
 from powerserve.speculative.curve_store import CurveKey, CurveSource
@@ -29,6 +30,7 @@ def load_speculator(
     backend: Backend,
     engine: EngineConfig,
     stop_ids: Collection[int],
+    tracer: Tracer = NO_TRACER,
 ) -> Speculator | None:
     """Load the draft model, if one is wanted, and make a speculator; None: speculation is off.
 
@@ -41,7 +43,7 @@ def load_speculator(
     draft_source = _wanted_draft(options.mode, target.source)
     draft, draft_curve = None, None
     if draft_source is not None:
-        draft = _load_draft(draft_source, vocabulary, backend, engine)
+        draft = _load_draft(draft_source, vocabulary, backend, engine, tracer)
         draft_curve = _curve_source(draft_source.weights, backend, engine)
     return Speculator(
         options,
@@ -67,7 +69,11 @@ def _wanted_draft(mode: SpeculationMode, source: ModelSource) -> ModelSource | N
 
 
 def _load_draft(
-    source: ModelSource, vocabulary: Metadata, backend: Backend, engine: EngineConfig
+    source: ModelSource,
+    vocabulary: Metadata,
+    backend: Backend,
+    engine: EngineConfig,
+    tracer: Tracer,
 ) -> DraftModel:
     with GGUFFile.open(source.weights) as weights, ExitStack() as undo:
         own = weights if source.vocab == source.weights else GGUFFile.open(source.vocab)
@@ -89,6 +95,7 @@ def _load_draft(
             context_size=engine.context_size,
             batch_size=engine.batch_size,
             kv_dtype=engine.kv_dtype,
+            tracer=tracer,
         )
         undo.pop_all()
         return draft

@@ -217,6 +217,18 @@ class TestRuns:
         asyncio.run(cut_short())
         assert len(run.records) >= 3 and run.ended_s > run.began_s
 
+    def test_a_stopped_run_finishes_what_it_has_begun(self, stub: ChatStub) -> None:
+        gate = threading.Event()
+        stub.answer = says("a", "b", gate=gate)
+        run = LoadRun(Target(stub.url), LoadPlan(num_requests=100, num_clients=3, num_warm_up=0))
+        thread = threading.Thread(target=lambda: asyncio.run(run.execute()))
+        thread.start()
+        wait_until(lambda: stub.num_running == 3)
+        run.stop()
+        gate.set()
+        thread.join()
+        assert [(record.error, record.num_generated) for record in run.records] == [(None, 2)] * 3
+
     def test_servers_take_turns_with_the_same_new_prompts(self) -> None:
         first, second = Target("http://a"), Target("http://b")
         runs = interleaved([first, second], LoadPlan(seed=5), 3, lambda count: None)

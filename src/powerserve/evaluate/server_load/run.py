@@ -38,6 +38,7 @@ class LoadRun:
     records: list[ChatRecord] = field(default_factory=list)
     began_s: float = 0.0
     ended_s: float = 0.0
+    is_stopped: bool = False
 
     async def execute(self) -> None:
         """Warm up, then measure."""
@@ -50,6 +51,10 @@ class LoadRun:
                 await self._open_loop(self.plan.rate)
         finally:
             self.ended_s = perf_counter()
+
+    def stop(self) -> None:
+        """Begin no more requests; those that run come to their end."""
+        self.is_stopped = True
 
     async def _warm_up(self) -> None:
         indices = iter(range(-self.plan.num_warm_up, 0))
@@ -91,7 +96,8 @@ class LoadRun:
 
     def _is_over(self) -> bool:
         limit_s = self.plan.duration_s
-        return limit_s is not None and perf_counter() - self.began_s >= limit_s
+        is_late = limit_s is not None and perf_counter() - self.began_s >= limit_s
+        return is_late or self.is_stopped
 
 
 def interleaved(

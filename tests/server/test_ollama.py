@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -235,7 +236,7 @@ def test_log_probabilities(llama: ollama.Client) -> None:
         ("chat", {"tools": [{"type": "function"}]}, "tools[0]"),
         ("chat", {"top_logprobs": 99}, "top_logprobs"),
         ("chat", {"options": {"temperature": -1}}, "temperature must be at least 0"),
-        ("chat", {"options": {"repeat_penalty": 1e9}}, "options.repeat_penalty"),
+        ("chat", {"options": {"repeat_penalty": 1e9}}, "repeat_penalty must be between"),
         ("generate", {"suffix": "end"}, "suffix"),
         ("generate", {"images": ["aGk="]}, "images"),
         ("generate", {"template": "{{ .Prompt }}"}, "template"),
@@ -249,6 +250,21 @@ def test_what_cannot_be_done_is_refused(
     body = {"model": MODEL, "messages": GRAVITY, "prompt": "x", "options": SHORT}
     reply = http.post(f"/api/{path}", json=body | fields)
     assert reply.status_code == 400 and words in reply.json()["error"]
+
+
+def test_embeddings_are_openai_s(llama: ollama.Client, client: openai.OpenAI) -> None:
+    texts = ["A cat sat on the mat.", "Interest rates rose in May."]
+    vectors = llama.embed(MODEL, texts)
+    for vector, text in zip(vectors.embeddings, texts, strict=True):
+        other = client.embeddings.create(model=MODEL, input=text).data[0].embedding
+        assert vector == pytest.approx(other, abs=1e-6)
+    assert (vectors.prompt_eval_count or 0) > 10 and (vectors.total_duration or 0) > 0
+    assert llama.embeddings(MODEL, texts[0]).embedding == vectors.embeddings[0]
+    (short,) = llama.embed(MODEL, texts[0], dimensions=3).embeddings
+    assert len(short) == 3 and math.hypot(*short) == pytest.approx(1)
+    assert short == pytest.approx(
+        [x * short[0] / vectors.embeddings[0][0] for x in vectors.embeddings[0][:3]]
+    )
 
 
 def test_an_unknown_model(llama: ollama.Client) -> None:

@@ -146,8 +146,17 @@ def test_unloading_waits_for_those_who_use_the_model(llama: ollama.Client) -> No
     wait_until(lambda: loaded(llama) == [])
 
 
-def test_embeddings_are_not_there(llama: ollama.Client) -> None:
-    for request in (lambda: llama.embed("a", "x"), lambda: llama.embeddings("a", "x")):
-        with pytest.raises(ollama.ResponseError, match="no embeddings yet") as caught:
-            request()
-        assert caught.value.status_code == 501
+def test_embedding_nothing_loads_the_model(llama: ollama.Client) -> None:
+    assert llama.embed("a", "", keep_alive="1h").embeddings == []
+    assert llama.embeddings("b", "").embedding == []
+    assert loaded(llama) == ["a:latest", "b:latest"]
+    llama.embed("b", "x", keep_alive=0)
+    wait_until(lambda: loaded(llama) == ["a:latest"])
+
+
+def test_long_texts_to_embed_lose_their_end_unless_refused(llama: ollama.Client) -> None:
+    text = "many words " * 200  # more than the context of 256 tokens
+    assert llama.embed("a", text + "and this").embeddings == llama.embed("a", text).embeddings
+    with pytest.raises(ollama.ResponseError, match="the context holds 256") as caught:
+        llama.embed("a", text, truncate=False)
+    assert caught.value.status_code == 400

@@ -32,7 +32,6 @@ class ErrorKind(Enum):
     TOO_LARGE = 413
     MEDIA_TYPE = 415
     INTERNAL = 500
-    NOT_IMPLEMENTED = 501
     OVERLOADED = 503
     TIMEOUT = 504
 

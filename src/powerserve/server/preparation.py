@@ -106,11 +106,16 @@ def encode_chat(loaded: LoadedEngine, prompt: ChatPrompt) -> list[int]:
 
 
 def encode_texts(
-    loaded: LoadedEngine, texts: Sequence[TextPrompt | TokenPrompt]
+    loaded: LoadedEngine, texts: Sequence[TextPrompt | TokenPrompt], *, truncate: bool = False
 ) -> list[list[int]]:
-    """The tokens of texts to embed. Raises ContextLengthError for one that is too long."""
+    """The tokens of texts to embed.
+
+    One that is longer than the context loses its end if `truncate`, else ContextLengthError.
+    """
     limit = loaded.engine.config.context_size
     encoded = [_start(loaded, text, None).token_ids for text in texts]
+    if truncate:
+        return [token_ids[:limit] for token_ids in encoded]
     for index, token_ids in enumerate(encoded):
         if len(token_ids) > limit:
             raise ContextLengthError(

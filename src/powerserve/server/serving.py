@@ -56,15 +56,23 @@ class Serving:
                     yield answer
 
     async def embed(
-        self, model: str, texts: Sequence[TextPrompt | TokenPrompt]
+        self,
+        model: str,
+        texts: Sequence[TextPrompt | TokenPrompt],
+        *,
+        truncate: bool = False,
+        keep_alive_s: float | None = None,
     ) -> tuple[list[FloatArray], int]:
         """A vector, float32 [embed_dim], for each text, and the number of tokens of all of them.
 
-        Raises a PowerServeError.
+        With `truncate` only the beginning counts of texts that are too long. Raises a
+        PowerServeError.
         """
         with self._admitted(1):
-            async with self.pool.lease(model) as runner:
-                encoded = await self.in_worker(encode_texts, runner.loaded, texts)
+            async with self.pool.lease(model, keep_alive_s=keep_alive_s) as runner:
+                encoded = await self.in_worker(
+                    encode_texts, runner.loaded, texts, truncate=truncate
+                )
                 vectors = [await runner.embed(token_ids) for token_ids in encoded]
         return vectors, sum(map(len, encoded))
 

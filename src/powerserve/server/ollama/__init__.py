@@ -7,6 +7,7 @@
     durations.py          `keep_alive`, and times in nanoseconds
     chat.py               /api/chat; tool_calls.py: its calls
     generate.py           /api/generate; context.py: its memory, which the client keeps
+    embeddings.py         /api/embed, /api/embeddings
     lines.py              an answer as JSON objects, whole or line by line
     loading.py            requests without a prompt, which load or unload a model
     models.py             /api/tags, /api/show, /api/ps, /api/version

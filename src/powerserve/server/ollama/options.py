@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Any
 
 import msgspec
 
-# Logits are smaller than this, and far larger penalties overflow.
-Penalty = Annotated[float, msgspec.Meta(ge=-100, le=100)]
 Whole = int | float  # some clients write 40 as 40.0; as in Ollama, only the whole part counts
 
 _OURS = (
@@ -28,9 +26,9 @@ class Options(msgspec.Struct, kw_only=True):
     stop: str | list[str] | None = None
     num_predict: Whole | None = None  # not positive: until the context is full
     repeat_last_n: Whole | None = None
-    repeat_penalty: Penalty | None = None
-    presence_penalty: Penalty | None = None
-    frequency_penalty: Penalty | None = None
+    repeat_penalty: float | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
     penalize_newline: bool | None = None
 
     def sampling(self) -> dict[str, Any]:

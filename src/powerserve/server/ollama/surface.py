@@ -6,6 +6,7 @@ from functools import partial
 
 from powerserve.server.errors import ApiError, ErrorKind
 from powerserve.server.ollama.chat import chat
+from powerserve.server.ollama.embeddings import embed, embeddings
 from powerserve.server.ollama.errors import error_body, error_frame
 from powerserve.server.ollama.generate import generate
 from powerserve.server.ollama.models import Models, version
@@ -24,6 +25,8 @@ def ollama_surface(serving: Serving) -> Surface:
         (
             Operation("POST", "/api/chat", partial(chat, serving)),
             Operation("POST", "/api/generate", partial(generate, serving)),
+            Operation("POST", "/api/embed", partial(embed, serving)),
+            Operation("POST", "/api/embeddings", partial(embeddings, serving)),
             Operation("GET", "/api/tags", models.tags),
             Operation("POST", "/api/show", models.show),
             Operation("GET", "/api/ps", models.loaded),
@@ -37,10 +40,7 @@ def ollama_surface(serving: Serving) -> Surface:
 
 
 def _refused_operations() -> tuple[Operation, ...]:
-    no_embeddings = _refusal(ErrorKind.NOT_IMPLEMENTED, "this server has no embeddings yet")
     return (
-        Operation("POST", "/api/embed", no_embeddings),
-        Operation("POST", "/api/embeddings", no_embeddings),
         Operation("DELETE", "/api/delete", _forbidden("`powerserve rm` removes one")),
         Operation("POST", "/api/copy", _forbidden("copy the file in the store")),
         Operation("POST", "/api/create", _forbidden("`powerserve convert` makes one")),
@@ -49,11 +49,7 @@ def _refused_operations() -> tuple[Operation, ...]:
 
 
 def _forbidden(advice: str) -> Handler:
-    return _refusal(ErrorKind.PERMISSION, _AT_HOME + advice)
-
-
-def _refusal(kind: ErrorKind, message: str) -> Handler:
     async def refuse(call: Call) -> Reply:
-        raise ApiError(kind, message)
+        raise ApiError(ErrorKind.PERMISSION, _AT_HOME + advice)
 
     return refuse

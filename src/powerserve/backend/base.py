@@ -144,12 +144,27 @@ class StepInterrupted(Exception):
     """A step was stopped by `Backend.interrupt`; what it computed is worthless."""
 
 
+class OperationTime(NamedTuple):
+    """One operation of a step."""
+
+    operation: str  # the backend's name for it
+    weight: str  # what it multiplies with, if that is a weight
+    seconds: float
+
+
 class Executable(ABC):
     """A graph compiled for one shape and one cache."""
 
     @abstractmethod
     def run(self, batch: Batch) -> FloatArray:
         """Compute one step; logits [len(batch.output_rows), vocab], valid until the next run."""
+
+    @abstractmethod
+    def profile(self, batch: Batch) -> list[OperationTime]:
+        """Compute one step as `run` does, operation by operation, and time each.
+
+        Together they may take longer than a step that is not looked at.
+        """
 
     def observed(self) -> Mapping[str, FloatArray]:
         """The graph's observed values as the last run left them, valid until the next run.

@@ -4,6 +4,7 @@ powerserve bench                                the built-in model: pp512 and tg
 powerserve bench -m MODEL -p 2048 -n 64 -r 3    other lengths, fewer repetitions
 powerserve bench --batch-curve 1,2,4,8,16       what a step costs with more tokens in it
 powerserve bench --overhead                     what a step costs outside the kernels
+powerserve bench --profile                      what each operation of a step costs
 """
 
 from __future__ import annotations
@@ -23,8 +24,9 @@ from powerserve.core.errors import UsageError
 if TYPE_CHECKING:
     from powerserve.cli.bench_report import Report
     from powerserve.core.tracing import Tracer
-    from powerserve.engine.loader import LoadOptions
+    from powerserve.engine.loader import LoadedEngine, LoadOptions
     from powerserve.evaluate.benchmark import BenchmarkPlan
+    from powerserve.evaluate.operation_profile import StepProfile
     from powerserve.storage.resolve import ModelSource
 
 OVERHEAD_STEPS = 200
@@ -75,6 +77,9 @@ def configure(parser: ArgumentParser) -> None:
         "--overhead", action="store_true", help="also say what a step costs in Python"
     )
     group.add_argument(
+        "--profile", action="store_true", help="also time the operations of steps one by one"
+    )
+    group.add_argument(
         "-o", "--output", choices=["md", "json"], default="md", help="json: with every sample"
     )
     options.add_model_flags(parser)
@@ -114,6 +119,7 @@ def _measure(arguments: Namespace, source: ModelSource, tracer: Tracer) -> Repor
         with interruptible(loaded.backend):
             result = run_benchmark(loaded.engine, plan, partial(_say_round, repeats=plan.repeats))
             overhead = measure_overhead(loaded, OVERHEAD_STEPS) if arguments.overhead else None
+            profiles = _profiles(loaded, plan) if arguments.profile else []
         return Report(
             machine=machine,
             kernels=describe_kernels(loaded.backend),
@@ -123,9 +129,30 @@ def _measure(arguments: Namespace, source: ModelSource, tracer: Tracer) -> Repor
             plan=plan,
             result=result,
             overhead=overhead,
+            profiles=profiles,
         )
     finally:
         loaded.close()
+
+
+def _profiles(loaded: LoadedEngine, plan: BenchmarkPlan) -> list[StepProfile]:
+    """Of the first step of the prompt, and of a decode step."""
+    from powerserve.evaluate.operation_profile import profile_step
+    from powerserve.evaluate.scoring import StepSettings
+
+    settings = StepSettings(loaded.options.batch_size, loaded.options.kv_dtype)
+    sizes = [min(plan.prefill_tokens, settings.batch_size), min(plan.decode_tokens, 1)]
+    return [
+        profile_step(
+            loaded.model,
+            num_tokens=size,
+            depth=plan.depth,
+            repeats=plan.repeats,
+            settings=settings,
+        )
+        for size in sizes
+        if size
+    ]
 
 
 def _plan(arguments: Namespace) -> BenchmarkPlan:

@@ -9,10 +9,12 @@ from functools import cached_property
 from typing import Any
 
 from powerserve.cli.markdown import markdown_table
+from powerserve.cli.profile_report import profile_json, profile_table
 from powerserve.cli.show import describe
 from powerserve.engine.loader import LoadOptions
 from powerserve.evaluate.benchmark import BenchmarkPlan, BenchmarkResult, Measurement
 from powerserve.evaluate.conditions import Kernels, Machine, disturbances
+from powerserve.evaluate.operation_profile import StepProfile
 from powerserve.evaluate.overhead import StepTime
 from powerserve.storage.gguf import GGUFFile
 from powerserve.storage.progress import format_bytes
@@ -34,6 +36,7 @@ class Report:
     plan: BenchmarkPlan
     result: BenchmarkResult
     overhead: list[StepTime] | None
+    profiles: list[StepProfile]
 
     @property
     def measurements(self) -> list[Measurement]:
@@ -89,6 +92,8 @@ def as_json(report: Report) -> dict[str, Any]:
     }
     if report.overhead is not None:
         answer["overhead"] = _overhead_json(report.overhead)
+    if report.profiles:
+        answer["profiles"] = [profile_json(profile) for profile in report.profiles]
     return answer
 
 
@@ -101,6 +106,7 @@ def as_markdown(report: Report) -> str:
         parts.append(markdown_table(_curve_rows(report)))
     if report.overhead is not None:
         parts.append(markdown_table(_overhead_rows(report.overhead)))
+    parts += [profile_table(profile) for profile in report.profiles]
     return "\n\n".join(parts)
 
 

@@ -42,6 +42,20 @@ class Node:
     inputs: tuple[Value, ...]
     output: Value
 
+    def weights(self) -> Iterator[Weight]:
+        """The weights that the operation reads, the matrix before its bias."""
+        match self.operation:
+            case Embedding(table):
+                yield table
+            case RMSNorm(weight, _):
+                yield weight
+            case Linear(weight, bias):
+                yield weight
+                if bias is not None:
+                    yield bias
+            case Rope(_, factors) if factors is not None:
+                yield factors
+
 
 @dataclass(slots=True)
 class Graph:
@@ -107,21 +121,7 @@ class Graph:
 
     def weights(self) -> dict[str, Weight]:
         """Every weight the graph reads, by name, in order of first use."""
-        return {weight.name: weight for weight in self._all_weights()}
-
-    def _all_weights(self) -> Iterator[Weight]:
-        for node in self.nodes:
-            match node.operation:
-                case Embedding(table):
-                    yield table
-                case RMSNorm(weight, _):
-                    yield weight
-                case Linear(weight, bias):
-                    yield weight
-                    if bias is not None:
-                        yield bias
-                case Rope(_, factors) if factors is not None:
-                    yield factors
+        return {weight.name: weight for node in self.nodes for weight in node.weights()}
 
     def _value(self, shape: Shape, name: str) -> Value:
         value = Value(self._num_values, shape, name)

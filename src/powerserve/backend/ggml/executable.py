@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from powerserve.backend.base import (
     Batch,
     Executable,
     FloatArray,
+    OperationTime,
     StepInterrupted,
     StepShape,
 )
@@ -19,6 +21,7 @@ from powerserve.backend.ggml.cache import GgmlCache
 from powerserve.backend.ggml.library import STATUS_ABORTED, STATUS_SUCCESS, GgmlLibrary, Tensor
 from powerserve.backend.ggml.lowering import lower
 from powerserve.backend.ggml.mask import write_mask
+from powerserve.backend.ggml.single_node import SingleNodeGraph
 from powerserve.core.errors import BackendError, MemoryLimitError
 
 if TYPE_CHECKING:
@@ -74,15 +77,20 @@ class GgmlExecutable(Executable):
         self._build()
 
     def run(self, batch: Batch) -> FloatArray:
-        if self._generation != self._model.compute_buffer.generation:
-            self._build()
-        self._write(batch)
-        status = self._model.threads.compute(self._model.backend_handle, self._graph)
-        if status == STATUS_ABORTED:
-            raise StepInterrupted
-        if status != STATUS_SUCCESS:
-            raise BackendError(f"ggml could not compute a step (status {status})")
+        self._prepare(batch)
+        self._compute(self._graph)
         return self._logits[: len(batch.output_rows)]
+
+    def profile(self, batch: Batch) -> list[OperationTime]:
+        self._prepare(batch)
+        times: list[OperationTime] = []
+        with SingleNodeGraph(self._library) as single:
+            for node in single.nodes_of(self._graph):
+                start_s = perf_counter()
+                self._compute(single.of(node))
+                seconds = perf_counter() - start_s
+                times.append(OperationTime(*single.describe(node), seconds))
+        return times
 
     def observed(self) -> dict[str, FloatArray]:
         return self._observed
@@ -92,6 +100,18 @@ class GgmlExecutable(Executable):
         if self._context:
             self._library.free(self._context)
             self._context = 0
+
+    def _prepare(self, batch: Batch) -> None:
+        if self._generation != self._model.compute_buffer.generation:
+            self._build()
+        self._write(batch)
+
+    def _compute(self, graph: int) -> None:
+        status = self._model.threads.compute(self._model.backend_handle, graph)
+        if status == STATUS_ABORTED:
+            raise StepInterrupted
+        if status != STATUS_SUCCESS:
+            raise BackendError(f"ggml could not compute a step (status {status})")
 
     def _build(self) -> None:
         self.close()

@@ -114,6 +114,11 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     # graphs
     "new_graph_custom": (_P, [_P, _SIZE, c_bool]),
     "build_forward_expand": (None, [_P, _P]),
+    "graph_n_nodes": (_I, [_P]),
+    "graph_node": (_P, [_P, _I]),
+    "graph_clear": (None, [_P]),
+    "graph_add_node": (None, [_P, _P]),
+    "op_desc": (_STR, [_P]),
     "gallocr_new": (_P, [_P]),
     "gallocr_free": (None, [_P]),
     "gallocr_alloc_graph": (c_bool, [_P, _P]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from time import perf_counter
 from typing import Any
 
 import numpy.typing as npt
@@ -14,6 +15,7 @@ from powerserve.backend.base import (
     Executable,
     FloatArray,
     LoadedModel,
+    OperationTime,
     StepShape,
     Weights,
 )
@@ -107,6 +109,15 @@ class ReferenceExecutable(Executable):
 
     def run(self, batch: Batch) -> FloatArray:
         """Compute one step; raises ValueError for an inconsistent batch (see `check_batch`)."""
+        return self._run(batch, None)
+
+    def profile(self, batch: Batch) -> list[OperationTime]:
+        times: list[OperationTime] = []
+        self._run(batch, times)
+        return times
+
+    def _run(self, batch: Batch, times: list[OperationTime] | None) -> FloatArray:
+        """Compute one step, and note in `times` how long each operation takes."""
         check_batch(batch, self._shape, self._config.vocab_size)
         graph = self._graph
         if graph.logits is None:
@@ -118,7 +129,10 @@ class ReferenceExecutable(Executable):
         }
         for node in graph.nodes:
             inputs = [values[value.index] for value in node.inputs]
+            start_s = perf_counter()
             values[node.output.index] = self._compute(node, inputs, batch)
+            if times is not None:
+                times.append(_operation_time(node, perf_counter() - start_s))
         self._observed = {name: values[value.index] for name, value in graph.observed.items()}
         return values[graph.logits.index]
 
@@ -154,3 +168,8 @@ class ReferenceExecutable(Executable):
 
     def _optional(self, weight: Weight | None) -> FloatArray | None:
         return None if weight is None else self._array(weight)
+
+
+def _operation_time(node: Node, seconds: float) -> OperationTime:
+    name = next((weight.name for weight in node.weights()), "")
+    return OperationTime(type(node.operation).__name__, name, seconds)

@@ -1,0 +1,53 @@
+"""A graph's nodes one by one, which is how their times can be told apart."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Self
+
+from powerserve.backend.ggml.library import GgmlLibrary, Tensor
+
+NO_WORK = frozenset({"NONE", "RESHAPE", "VIEW", "PERMUTE", "TRANSPOSE"})  # only headers
+
+
+class SingleNodeGraph:
+    """A graph that holds one node at a time. Use it as a context manager.
+
+    The nodes of a graph whose memory is placed may be computed in their order, each on its own:
+    its inputs are still there.
+    """
+
+    def __init__(self, library: GgmlLibrary) -> None:
+        self._library = library
+        self._context = library.new_context(0, num_graph_nodes=1)
+        self._graph: int = library.new_graph_custom(self._context, 1, False)
+
+    def nodes_of(self, graph: int) -> Iterator[int]:
+        """The nodes that compute something, in order."""
+        for index in range(self._library.graph_n_nodes(graph)):
+            node: int = self._library.graph_node(graph, index)
+            if self._operation(node) not in NO_WORK:
+                yield node
+
+    def of(self, node: int) -> int:
+        """The graph, with this node alone."""
+        self._library.graph_clear(self._graph)
+        self._library.graph_add_node(self._graph, node)
+        return self._graph
+
+    def describe(self, node: int) -> tuple[str, str]:
+        """ggml's name of the operation, and that of its weight if it has one."""
+        sources = [address for address in Tensor.from_address(node).src if address]
+        names = (Tensor.from_address(address).name.decode() for address in sources)
+        weight = next((name for name in names if name.endswith((".weight", ".bias"))), "")
+        return self._operation(node), weight
+
+    def _operation(self, node: int) -> str:
+        description: bytes = self._library.op_desc(node)
+        return description.decode()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._library.free(self._context)

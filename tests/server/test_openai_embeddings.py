@@ -40,8 +40,8 @@ def test_the_forms_of_input_and_output(client: openai.OpenAI, http: httpx.Client
 
 def test_generations_go_on_meanwhile(client: openai.OpenAI) -> None:
     options = {"model": MODEL, "prompt": "The capital of France is", "temperature": 0}
-    alone = client.completions.create(**options, max_tokens=40)  # type: ignore[call-overload]
-    stream = client.completions.create(**options, max_tokens=40, stream=True)  # type: ignore[call-overload]
+    alone = client.completions.create(**options, max_tokens=16)  # type: ignore[call-overload]
+    stream = client.completions.create(**options, max_tokens=16, stream=True)  # type: ignore[call-overload]
     text = next(stream).choices[0].text
     client.embeddings.create(model=MODEL, input=" ".join(TEXTS * 20))
     text += "".join(chunk.choices[0].text for chunk in stream)

@@ -17,7 +17,7 @@ def respond(client: openai.OpenAI, **options: object) -> Response:
     defaults = {
         "model": MODEL,
         "input": "What is gravity?",
-        "max_output_tokens": 20,
+        "max_output_tokens": 12,
         "temperature": 0,
     }
     return client.responses.create(**defaults | options)  # type: ignore[call-overload,no-any-return]
@@ -25,7 +25,7 @@ def respond(client: openai.OpenAI, **options: object) -> Response:
 
 def chat_text(client: openai.OpenAI, messages: list[Any]) -> str | None:
     answer = client.chat.completions.create(
-        model=MODEL, messages=messages, max_tokens=20, temperature=0
+        model=MODEL, messages=messages, max_tokens=12, temperature=0
     )
     return answer.choices[0].message.content
 
@@ -40,7 +40,7 @@ def test_the_text_is_that_of_a_chat(client: openai.OpenAI) -> None:
     assert response.object == "response" and response.metadata == {"a": "b"}
     assert response.status == "incomplete" and response.incomplete_details is not None
     assert response.incomplete_details.reason == "max_output_tokens"
-    assert response.usage is not None and response.usage.output_tokens == 20
+    assert response.usage is not None and response.usage.output_tokens == 12
 
 
 def test_a_conversation_as_items(client: openai.OpenAI) -> None:
@@ -63,7 +63,7 @@ def test_a_conversation_as_items(client: openai.OpenAI) -> None:
 
 def test_a_stream_tells_the_same_in_order(client: openai.OpenAI) -> None:
     with client.responses.stream(
-        model=MODEL, input="What is gravity?", max_output_tokens=20, temperature=0
+        model=MODEL, input="What is gravity?", max_output_tokens=12, temperature=0
     ) as stream:
         events = list(stream)
     last = events[-1]
@@ -96,6 +96,7 @@ def test_structured_output(client: openai.OpenAI) -> None:
     response = respond(
         client,
         input="The capital of France, as JSON.",
+        max_output_tokens=40,
         text={"format": {"type": "json_schema", "name": "c", "schema": schema, "strict": True}},
     )
     assert json.loads(response.output_text)["city"] in ("Paris", "Rome")

@@ -4,7 +4,7 @@
     app.py            all surfaces and middleware as one ASGI application
     security.py       who may talk to the server: key, Host, Origin, sizes
     endpoint.py       one route: body in, reply or event stream out, errors, disconnects, timeout
-    surface.py        what an API family consists of; `openai/` is one, others lie beside it
+    surface.py        what an API family consists of; `openai/`, `anthropic/`, `ollama/`, `web/`
     operations.py     /health, /metrics, /slots, /tokenize, /detokenize
     original.py       the original server's error body and counting (`--compat`)
 
@@ -19,8 +19,7 @@
     catalogue.py      which models there are; names to files
     model_pool.py     which of them are loaded
     model_runner.py   a loaded model as the event loop sees it
-    engine_thread.py  the thread that owns an engine
-    embedding_queue.py  its texts to embed
+    engine_thread.py  the thread that owns an engine; embedding_queue.py: what it does beside
     events.py         what that thread reports, as plain data
 
 asyncio lives here and nowhere else. A family is added by writing a function that returns a

@@ -262,6 +262,7 @@ def test_models_are_listed_to_both_clients(
         ({"max_tokens": None}, "max_tokens"),
         ({"max_tokens": -1}, "max_tokens must be at least 0"),
         ({"messages": []}, "at least one message"),
+        ({"messages": [{"role": "user", "content": []}]}, "with content"),
         ({"messages": [{"role": "robot", "content": "x"}]}, r"messages\[0\].role"),
         ({"messages": [{"role": "user", "content": [{"type": "smell"}]}]}, "smell"),
         ({"messages": [{"role": "user", "content": [{"type": "image"}]}]}, "send text only"),

@@ -80,8 +80,6 @@ def template_messages(
     system: str | Sequence[TextBlock] | None, messages: Sequence[InputMessage]
 ) -> list[TemplateMessage]:
     """What the template gets; neighbours of the same role become one. Raises ApiError."""
-    if not messages:
-        raise invalid("messages must hold at least one message", "messages")
     names = _tool_names(messages)
     result: list[TemplateMessage] = []
     if system:
@@ -89,6 +87,8 @@ def template_messages(
     for index, message in enumerate(messages):
         for each in _parts(message, f"messages[{index}].content", names):
             _append(result, each)
+    if all(message["role"] == "system" for message in result):
+        raise invalid("messages must hold at least one message with content", "messages")
     return result
 
 

@@ -65,7 +65,6 @@ async def embed(serving: Serving, call: Call) -> Reply:
             "model": body.model,
             "embeddings": [_shortened(vector, body.dimensions).tolist() for vector in vectors],
             "total_duration": nanoseconds(monotonic() - began),
-            "load_duration": 0,
             "prompt_eval_count": num_tokens,
         }
     )

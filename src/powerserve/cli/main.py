@@ -25,6 +25,8 @@ COMMANDS = {
     "bench": "measure prefill and decode speed",
     "bench-server": "measure a server under load, as its clients see it",
     "perplexity": "measure how well a model predicts a text",
+    "mmlu": "measure what a model knows, by multiple choice",
+    "mmmu": "the same with images, where the server takes them",
     "search-tree": "find the fastest parameters of token trees",
     "quantize": "rewrite a model in a smaller type",
     "imatrix": "measure which weights matter, for quantize",

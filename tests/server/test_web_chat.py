@@ -209,6 +209,30 @@ def test_markdown_is_rendered_however_it_is_cut(page: ChatPage, stub: ChatStub, 
     assert page.texts(".code .bar span") == ["python"]
 
 
+@pytest.mark.parametrize(
+    "piece",
+    [
+        "**a ** ",
+        "*a _b ~~c ",
+        "[a](",
+        "`a ``b ",
+        "|a|b|\n|-|-|\n",
+        "> - 1. ",
+        "- a\n  - b\n\n",
+        "***",
+    ],
+)
+def test_unfinished_marks_without_end_do_no_harm(
+    page: ChatPage, stub: ChatStub, piece: str
+) -> None:
+    stub.answer = says(piece * 2_000)
+    page.ask("Repeat this for ever")
+    (shown,) = page.texts(".assistant .markdown")
+    letters = [character for character in piece if character.isalpha()]
+    assert all(shown.count(letter) >= 1_999 for letter in letters)
+    assert page.texts(".error") == [""]
+
+
 def test_code_can_be_copied(page: ChatPage, stub: ChatStub) -> None:
     page.browser.execute_cdp_cmd(
         "Browser.grantPermissions",

@@ -134,8 +134,13 @@ function renderItem(lines, depth) {
   appendBlocks(node, lines, depth);
   const isTight = lines.every((line) => line.trim() !== "");
   const [first] = node.children;
-  if (isTight && first?.tagName === "P") first.replaceWith(...first.childNodes);
+  if (isTight && first?.tagName === "P") unwrap(first);
   return node;
+}
+
+function unwrap(node) {
+  while (node.firstChild) node.before(node.firstChild);
+  node.remove();
 }
 
 function beginsTable(lines, start) {
@@ -158,7 +163,8 @@ function splitRow(line) {
 function renderTable([head, rule, ...rows], depth) {
   const sides = splitRow(rule).map(alignment);
   const top = element("thead", {}, renderRow("th", head, sides, depth));
-  const body = element("tbody", {}, ...rows.map((row) => renderRow("td", row, sides, depth)));
+  const body = element("tbody");
+  for (const row of rows) body.append(renderRow("td", row, sides, depth));
   return element("div", { className: "table", tabIndex: 0 }, element("table", {}, top, body));
 }
 

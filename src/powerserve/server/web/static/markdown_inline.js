@@ -114,7 +114,7 @@ function closingMark(text, mark, start) {
   let close = text.indexOf(mark, start);
   while (close >= 0 && !closes(text, mark, close)) close = text.indexOf(mark, close + 1);
   // Of `***` the last two are ours: the first one closes what is inside.
-  if (mark === "**" && text[close + 2] === "*") close++;
+  if (mark === "**" && close >= 0 && text[close + 2] === "*") close++;
   return close;
 }
 

@@ -32,7 +32,7 @@ class MessageStream:
         """The whole stream."""
         async with opening as answer:
             yield _frame(self._begin(answer))
-            yield _frame({"type": "ping"})  # some proxies pass a first event on with the second
+            yield _frame({"type": "ping"})  # as Anthropic does; clients pass it over
             async for delta in answer.deltas():
                 for event in self._events(delta):
                     yield _frame(event)

@@ -1,8 +1,6 @@
 """Fifty short prompts of the kinds people write; many invite repetition."""
 
-REAL_PROMPTS = tuple(
-    line.replace("\\n", "\n")
-    for line in """\
+_LINES = """\
 The capital of France is Paris. The capital of Germany is Berlin. The capital of Italy is
 Monday, Tuesday, Wednesday, Thursday, Friday, Saturday, Sunday, Monday, Tuesday,
 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 1, 2, 3, 4,
@@ -52,5 +50,6 @@ int main(void) {\\n    puts("Hello, world!");\\n    return
 In conclusion, we have shown that
 <html>\\n<head>\\n<title>Test</title>\\n</head>\\n<body>\\n
 Old MacDonald had a farm, E-I-E-I-O. And on that farm he had a
-User: Hello!\\nAssistant: Hello! How can I help you today?\\nUser:""".split("\n")
-)
+User: Hello!\\nAssistant: Hello! How can I help you today?\\nUser:"""
+
+REAL_PROMPTS = tuple(line.replace("\\n", "\n") for line in _LINES.splitlines())

@@ -12,6 +12,7 @@ from powerserve.engine.loader import LoadOptions
 from powerserve.evaluate.benchmark import BenchmarkPlan, Measurement, Sample, run_benchmark
 from powerserve.evaluate.conditions import Machine, disturbances
 from powerserve.evaluate.overhead import timed
+from powerserve.speculative.options import SpeculationMode, SpeculationOptions
 from tiny_models import TinyModel, write_tiny_model
 
 QUIET = Machine("a CPU", 2, None, "a system", load_average=0.1)
@@ -22,7 +23,10 @@ PLAN = BenchmarkPlan(prefill_tokens=30, decode_tokens=5, depth=20, batch_sizes=(
 def llm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LLM]:
     path = write_tiny_model(tmp_path_factory.mktemp("model") / "tiny.gguf", TinyModel())
     options = LoadOptions(
-        context_size=PLAN.context_size, num_threads=1, max_sequences=PLAN.max_sequences
+        context_size=PLAN.context_size,
+        num_threads=1,
+        max_sequences=PLAN.max_sequences,
+        speculation=SpeculationOptions(mode=SpeculationMode.OFF),
     )
     with LLM(path, options) as loaded:
         yield loaded

@@ -40,6 +40,11 @@ def add_speculation_flags(parser: ArgumentParser) -> None:
         help="candidates in one step at most (default: 31)",
     )
     group.add_argument(
+        "--spec-share",
+        action="store_true",
+        help="let answers to earlier requests be repeated from too (others may notice the speed)",
+    )
+    group.add_argument(
         "--spec-debug", action="store_true", help="print each verified token tree to stderr"
     )
     tree = parser.add_argument_group("token tree (--spec tree)")
@@ -65,6 +70,7 @@ def speculation_options(arguments: Namespace) -> SpeculationOptions:
     mode = arguments.spec or ("tree" if arguments.use_spec else "auto")
     options = SpeculationOptions(
         mode=SpeculationMode(mode),
+        share_outputs=arguments.spec_share,
         tree=TreeParams(
             draft_batch_size=arguments.draft_batch_size,
             top_k=arguments.draft_sampler_top_k,

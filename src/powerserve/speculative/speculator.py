@@ -19,7 +19,7 @@ from powerserve.speculative.level_growth import (
 from powerserve.speculative.options import SpeculationMode, SpeculationOptions
 from powerserve.speculative.state import ProposalRequest, SequenceSpeculation, SharedOutputs
 from powerserve.speculative.suffix import suffix_calibration
-from powerserve.speculative.tree import FlatTree, TokenTree
+from powerserve.speculative.tree import ROOT, FlatTree, TokenTree
 
 MARGIN = 1.02  # speculation must promise this much, so that noise alone does not start it
 MEASURING_HOPE = 1.0  # accepted candidates to expect before the curve is measured
@@ -107,24 +107,23 @@ class Speculator:
         counters = state.counters
         counters.num_iterations += 1
         counters.num_generated_tokens += len(tokens)
+        path = [ROOT] if flat is None else [flat.nodes[row] for row in rows]
+        for node, token_id in zip(path, tokens, strict=False):
+            observe_guesses(self._guesses, state.guesses.get(node, ()), token_id)
+        state.guesses.clear()
         if flat is None:
             return
         counters.num_draft_tokens += len(flat) - 1
         counters.num_accepted_tokens += len(rows) - 1
-        path = [flat.nodes[row] for row in rows]
-        for node, token_id in zip(path, tokens, strict=False):
-            observe_guesses(self._guesses, state.guesses.get(node, ()), token_id)
         if self._draft is not None and state.draft is not None:
             self._draft.keep(state.draft, flat.tree, path[1:])
-        state.guesses.clear()
         if self.observer is not None:
             self.observer(flat, rows)
 
     def discard(self, state: SequenceSpeculation) -> None:
         """Forget a tree that will not be verified."""
         state.guesses.clear()
-        if self._draft is not None and state.draft is not None:
-            self._draft.discard(state.draft)
+        self._drop_nodes(state)
 
     def observe_step(self, num_tokens: int, num_cells: int, seconds: float) -> None:
         """Note how long a step of decoding sequences took; `num_cells`: of their mean context."""
@@ -215,7 +214,7 @@ class Speculator:
         for request, tree, nodes in zip(requests, trees, chosen, strict=True):
             flats.append(tree.flatten(nodes[: self.options.max_tokens]) if nodes else None)
             if not nodes:
-                self.discard(request.state)
+                self._drop_nodes(request.state)  # but learn from what was guessed
         return flats
 
     def _add_guesses(
@@ -276,6 +275,11 @@ class Speculator:
         ).grow(tree, logits, draft, state.draft)
         state.counters.num_draft_forwards += draft.num_forwards - before
         return tree.flatten(list(range(1, len(tree))))
+
+    def _drop_nodes(self, state: SequenceSpeculation) -> None:
+        """Forget what the draft model has computed of a tree."""
+        if self._draft is not None and state.draft is not None:
+            self._draft.discard(state.draft)
 
 
 def _root(request: ProposalRequest) -> TokenTree:

@@ -22,7 +22,7 @@
     engine_thread.py  the thread that owns an engine; embedding_queue.py: what it does beside
     events.py         what that thread reports, as plain data
 
-asyncio lives here and nowhere else. A family is added by writing a function that returns a
-`Surface` and naming it in `app.py`; it needs nothing but `request`, `answer`, `serving` and
-`surface`.
+asyncio lives here and in the load generator, `evaluate/server_load`. A family is added by writing a
+function that returns a `Surface` and naming it in `app.py`; it needs nothing but `request`,
+`answer`, `serving` and `surface`.
 """

@@ -135,7 +135,7 @@ async function showModels() {
   try {
     const names = await listModels(settings.key);
     offerModels(page.model, names);
-    notify(names.length ? "" : "This server has no model yet. `powerserve pull` fetches one.");
+    notify(names.length ? "" : "This server has no model yet: “powerserve pull” fetches one.");
   } catch (error) {
     offerModels(page.model, []);
     notify(sentence(error.message));

@@ -121,6 +121,8 @@ def total_usage(endings: Sequence[Ended], num_choices: int) -> Usage:
         queued_s=max(usage.queued_s for usage in all_usage),
         prefill_s=max(usage.prefill_s for usage in all_usage),
         decode_s=max(usage.decode_s for usage in all_usage),
+        num_candidates=sum(usage.num_candidates for usage in all_usage),
+        num_accepted=sum(usage.num_accepted for usage in all_usage),
     )
 
 

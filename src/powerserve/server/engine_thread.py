@@ -27,6 +27,7 @@ from powerserve.server.events import (
     Usage,
 )
 from powerserve.server.logprobs import LogprobQueue
+from powerserve.speculative.options import SpeculationCounters
 
 logger = logging.getLogger("powerserve.server")
 
@@ -257,13 +258,15 @@ class _Generation:
 
     def ended(self) -> Ended:
         """The last event."""
-        reason = self.sequence.finish_reason or FinishReason.CANCELLED
+        # A stop string may come before what the engine ended the sequence for in the same step.
+        reason = self._text.finish_reason or self.sequence.finish_reason or FinishReason.CANCELLED
         usage = _usage(self.sequence, self._num_tokens)
         return Ended(reason, usage, self._ended_by_token, self._text.stop_text)
 
 
 def _usage(sequence: Sequence, num_generated: int) -> Usage:
     timings = sequence.timings
+    guesses = sequence.speculation.counters if sequence.speculation else SpeculationCounters()
     return Usage(
         num_prompt_tokens=sequence.num_prompt_tokens,
         num_cached_tokens=sequence.num_cached_tokens,
@@ -271,6 +274,8 @@ def _usage(sequence: Sequence, num_generated: int) -> Usage:
         queued_s=max(0.0, (timings.started or timings.finished) - timings.arrived),
         prefill_s=timings.prefill_s if timings.started else 0.0,
         decode_s=timings.decode_s,
+        num_candidates=guesses.num_draft_tokens,
+        num_accepted=guesses.num_accepted_tokens,
     )
 
 

@@ -58,6 +58,8 @@ class Usage:
     queued_s: float  # before the first step
     prefill_s: float
     decode_s: float
+    num_candidates: int = 0  # of speculation, that were verified
+    num_accepted: int = 0  # of them
 
 
 @dataclass(frozen=True, slots=True)

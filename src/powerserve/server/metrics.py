@@ -30,6 +30,12 @@ class Metrics:
         self._cached_tokens = self._counter(
             "powerserve:cached_prompt_tokens", "Prompt tokens taken from the prefix cache"
         )
+        self._candidates = self._counter(
+            "powerserve:draft_tokens", "Candidates of speculation that were verified"
+        )
+        self._accepted = self._counter(
+            "powerserve:draft_tokens_accepted", "Candidates of speculation that were accepted"
+        )
         self._requests = Counter(
             "powerserve:requests",
             "Requests answered, by route and status",
@@ -61,6 +67,8 @@ class Metrics:
         self._prompt_seconds.inc(usage.prefill_s)
         self._predicted.inc(usage.num_generated)
         self._predicted_seconds.inc(usage.decode_s)
+        self._candidates.inc(usage.num_candidates)
+        self._accepted.inc(usage.num_accepted)
         if usage.num_generated:
             self._first_token.observe(usage.queued_s + usage.prefill_s)
             self._duration.observe(usage.queued_s + usage.prefill_s + usage.decode_s)

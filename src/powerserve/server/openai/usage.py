@@ -55,10 +55,12 @@ def _usage(usage: Usage) -> dict[str, Any]:
 def _timings(usage: Usage) -> dict[str, Any]:
     """As in llama.cpp's server: milliseconds and tokens per second."""
     num_computed = usage.num_prompt_tokens - usage.num_cached_tokens
+    guesses = {"draft_n": usage.num_candidates, "draft_n_accepted": usage.num_accepted}
     return {
         "cache_n": usage.num_cached_tokens,
         **_timing("prompt", num_computed, usage.prefill_s),
         **_timing("predicted", usage.num_generated, usage.decode_s),
+        **(guesses if usage.num_candidates else {}),
     }
 
 

@@ -278,7 +278,7 @@ def test_a_damaged_row_is_told_with_its_number(tmp_path: Path, row: str, reason:
     (tmp_path / "test").mkdir()
     text = f"Fine?,a,b,c,d,B\n{row}\n"
     (tmp_path / "test" / "law_test.csv").write_bytes(text.encode(errors="surrogateescape"))
-    with pytest.raises(ConfigError, match="law_test.csv: question") as caught:
+    with pytest.raises(ConfigError, match=r"law_test\.csv: question") as caught:
         read_mmlu(tmp_path)
     assert reason in str(caught.value)
 
@@ -307,7 +307,7 @@ def test_what_is_missing_is_told_with_where_to_get_it(tmp_path: Path) -> None:
         with pytest.raises(PowerServeError, match="--dataset") as caught:
             read(tmp_path)
         assert place in str(caught.value)
-    with pytest.raises(UsageError, match="there is no subject 'law' in .*; there are astronomy,"):
+    with pytest.raises(UsageError, match=r"there is no subject 'law' in .*; there are astronomy,"):
         read_mmlu(SAMPLES / "mmlu", subjects=["law"])
     with pytest.raises(UsageError, match="only 2 examples for astronomy"):
         read_mmlu(SAMPLES / "mmlu", num_examples=5)

@@ -28,7 +28,6 @@ from powerserve.storage.network import NETWORK_ERRORS, explain, http_opener
 _NUM_LOGPROBS = 20  # alternatives that are asked for: the most that servers commonly give
 _REFUSALS = frozenset({400, 415, 422, 501})  # of a request that is not understood
 _BUSY = frozenset({429, 502, 503})
-_WAITS_S = (1.0, 2.0, 4.0, 8.0)  # before a busy server is asked again
 _IMAGE_MARK = re.compile(r"<image (\d+)>")
 
 
@@ -40,6 +39,7 @@ class Endpoint:
     model: str
     api_key: str = field(default="", repr=False)
     timeout_s: float = 600.0
+    waits_s: tuple[float, ...] = (1.0, 2.0, 4.0, 8.0)  # before a busy server is asked again
 
     def __post_init__(self) -> None:
         if not re.match(r"https?://[^/]", self.url):
@@ -172,7 +172,7 @@ class EndpointChooser:
 
     def _patiently(self, request: urllib.request.Request) -> bytes:
         """The answer of a server that may be busy at first."""
-        for wait_s in _WAITS_S:
+        for wait_s in self._endpoint.waits_s:
             try:
                 return self._answer(request)
             except urllib.error.HTTPError as error:

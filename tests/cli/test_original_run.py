@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 from pathlib import Path
@@ -141,6 +142,26 @@ def test_speculation_takes_the_workspace_draft_and_prints_its_statistics(
     assert answer_line(speculative) == answer_line(plain)
     assert original_run(monkeypatch, *flags[:3], "1", *tree) == 0  # no step after the prompt's
     assert "nan" not in capsys.readouterr().out
+
+
+def test_speed_and_counters_go_to_the_dump_file(
+    workspace: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    dump = tmp_path / "dump.json"
+    monkeypatch.setenv("dump_file", str(dump))
+    flags = ("-d", workspace, "-n", "6", "--ignore-eos", "--temp", "0")
+    assert original_run(monkeypatch, *flags) == 0
+    plain = json.loads(dump.read_text())
+    assert set(plain) == {"prefill_tokens", "prefill_time", "decode_tokens", "decode_time"}
+    assert plain["decode_tokens"] == 5
+    printed = re.search(r"prefill time: (\S+) s", capsys.readouterr().out)
+    assert printed is not None
+    assert plain["prefill_time"] == pytest.approx(1000 * float(printed[1]), abs=0.6)
+    assert original_run(monkeypatch, *flags, "--use-spec") == 0
+    assert json.loads(dump.read_text())["n_generated_tokens"] == 5
+    monkeypatch.setenv("dump_file", str(tmp_path / "no/dump.json"))
+    assert original_run(monkeypatch, *flags) == 2
+    assert "(of the variable dump_file) cannot be written" in capsys.readouterr().err
 
 
 def answer_line(printed: str) -> str:

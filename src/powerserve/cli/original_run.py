@@ -42,6 +42,7 @@ def configure(parser: ArgumentParser) -> None:
 def execute(arguments: Namespace) -> int:
     """Run the program."""
     from powerserve.cli.interrupt import interruptible
+    from powerserve.cli.speed_dump import dump_speed
     from powerserve.cli.statistics import info, speculation_lines, speed_lines
     from powerserve.llm import DEFAULT_MODEL, LLM
 
@@ -57,8 +58,10 @@ def execute(arguments: Namespace) -> int:
         if completion.token_ids:
             for line in speed_lines(completion):
                 info(line, sys.stdout)
-        if (arguments.use_spec or arguments.spec) and completion.speculation is not None:
-            print("\n".join(speculation_lines(completion.speculation)))
+        counters = completion.speculation if arguments.use_spec or arguments.spec else None
+        if counters is not None:
+            print("\n".join(speculation_lines(counters)))
+        dump_speed(completion, counters)
     return 0
 
 

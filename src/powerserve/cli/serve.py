@@ -1,4 +1,4 @@
-"""Serve models over HTTP: OpenAI's API, for any number of users at once.
+"""Serve models over HTTP, by the APIs of OpenAI, Anthropic and Ollama, for any number of users.
 
 With -m one model is served; with -d (--work-folder) those of a workspace, or of a folder that holds
 workspaces, model folders and GGUF files; the model store's are always there as well.

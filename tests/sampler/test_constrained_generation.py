@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 import pytest
 
-from powerserve import LLM, Grammar, LoadOptions, SamplingParams
+from powerserve import LLM, Completion, Grammar, LoadOptions, SamplingParams
 from powerserve.core.errors import UsageError
 from powerserve.sampler.grammar import GrammarKind
 from powerserve.speculative.options import SpeculationMode, SpeculationOptions
@@ -100,21 +100,24 @@ def test_streams_follow_the_grammar_too(llm: LLM) -> None:
     assert "".join(llm.stream("Is it?", GREEDY, grammar=grammar)) in ("yes", "no")
 
 
-def test_speculation_changes_nothing_about_structured_output(smollm2: Path, llm: LLM) -> None:
-    """Its candidates come from repetitions, which know nothing of the grammar."""
+def test_speculation_changes_nothing_about_structured_output(smollm2: Path) -> None:
+    """Its candidates come from repetitions, which know nothing of the grammar.
+
+    In float32, where the size of a step does not decide between nearly equal tokens.
+    """
     items = {"type": "array", "items": {"$ref": "#/$defs/Address"}, "minItems": 2, "maxItems": 2}
     schema = msgspec.json.schema(Person)
     grammar = Grammar.from_schema({"$defs": schema["$defs"], **items})
-    params = GREEDY
-    plain = llm.chat(MESSAGES, params, grammar=grammar)
-    options = LoadOptions(
-        context_size=512, speculation=SpeculationOptions(mode=SpeculationMode.SUFFIX)
-    )
-    with LLM(smollm2, options) as guessing:
-        guessed = guessing.chat(MESSAGES, params, grammar=grammar)
+
+    def answer(mode: SpeculationMode) -> Completion:
+        speculation = SpeculationOptions(mode=mode)
+        options = LoadOptions(backend="reference", context_size=512, speculation=speculation)
+        with LLM(smollm2, options) as llm:
+            return llm.chat(MESSAGES, GREEDY, grammar=grammar)
+
+    plain, guessed = answer(SpeculationMode.OFF), answer(SpeculationMode.SUFFIX)
     assert guessed.speculation is not None and guessed.speculation.num_accepted_tokens > 0
-    for completion in (plain, guessed):
-        assert len(msgspec.json.decode(completion.text, type=list[Address])) == 2
+    assert len(msgspec.json.decode(guessed.text, type=list[Address])) == 2
     assert guessed.text == plain.text
 
 

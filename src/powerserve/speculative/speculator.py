@@ -24,6 +24,7 @@ from powerserve.speculative.tree import ROOT, FlatTree, TokenTree
 MARGIN = 1.02  # speculation must promise this much, so that noise alone does not start it
 MEASURING_HOPE = 1.0  # accepted candidates to expect before the curve is measured
 LEAST_PROBABILITY = 0.1  # of a candidate that is looked at while costs are unknown
+LEAST_FORCED = 0.02  # the same where something shall be verified whatever it costs
 
 TreeObserver = Callable[[FlatTree, Sequence[int]], None]
 """Called with each verified tree and the rows that were accepted (the root's 0 among them)."""
@@ -154,6 +155,8 @@ class Speculator:
             return
         room = min(self.options.max_tokens, SIZES[-1] - 1)
         least = LEAST_PROBABILITY if self._costs is None else self._costs.least_useful
+        if self.options.mode is not SpeculationMode.AUTO:
+            least = LEAST_FORCED
         for request, tree in zip(requests, trees, strict=True):
             request.state.propose_repetitions(tree, room, least)
 
@@ -165,7 +168,7 @@ class Speculator:
 
     def _measured(self, trees: Sequence[TokenTree]) -> CostCurve | None:
         hope = max(sum(tree.probabilities[1:]) for tree in trees)
-        least = MEASURING_HOPE if self.options.mode is SpeculationMode.AUTO else LEAST_PROBABILITY
+        least = MEASURING_HOPE if self.options.mode is SpeculationMode.AUTO else LEAST_FORCED
         if self._time_step is None or (self._draft is None and hope < least):
             return None
         try:

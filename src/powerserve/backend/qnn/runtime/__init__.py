@@ -1,0 +1,1 @@
+"""Ways to execute compiled graphs: QNN itself, or onnxruntime around it."""

@@ -22,14 +22,22 @@ def apply_rope(
 ) -> FloatArray:
     """x [T, heads, d] with the first `rope.dim` dimensions of each head rotated."""
     first, second = _pair_indices(rope)
-    angles = positions[:, np.newaxis] * _frequencies(rope, factors)  # [T, dim / 2], radians
-    magnitude = _magnitude(rope)
-    cos = (np.cos(angles) * magnitude).astype(np.float32)[:, np.newaxis, :]  # [T, 1, dim / 2]
-    sin = (np.sin(angles) * magnitude).astype(np.float32)[:, np.newaxis, :]
+    cos, sin = (table[:, np.newaxis, :] for table in rope_tables(positions, rope, factors))
     rotated = x.copy()
     rotated[..., first] = x[..., first] * cos - x[..., second] * sin
     rotated[..., second] = x[..., first] * sin + x[..., second] * cos
     return rotated
+
+
+def rope_tables(
+    positions: Int32Array, rope: RopeConfig, factors: FloatArray | None
+) -> tuple[FloatArray, FloatArray]:
+    """Cosine and sine of every pair's angle at `positions` [T], times YaRN's: [T, dim / 2] each."""
+    angles = positions[:, np.newaxis] * _frequencies(rope, factors)  # [T, dim / 2], radians
+    magnitude = _magnitude(rope)
+    cos = (np.cos(angles) * magnitude).astype(np.float32)
+    sin = (np.sin(angles) * magnitude).astype(np.float32)
+    return cos, sin
 
 
 def _pair_indices(rope: RopeConfig) -> tuple[slice, slice]:

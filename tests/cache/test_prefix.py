@@ -33,6 +33,16 @@ def test_the_longest_stored_prefix_is_found() -> None:
     assert pool.owners(int(found[0])) == 2  # the entry and the finder
 
 
+def test_shared_cells_count_once() -> None:
+    pool = CellPool(20)
+    index = PrefixIndex(pool)
+    assert index.num_cells == 0
+    stored(index, pool, 1, 2, 3)
+    begun = index.find(tokens(1, 2, 4), 2)
+    index.insert(tokens(1, 2, 4), np.append(begun, pool.allocate(1, start=9)))
+    assert len(index) == 2 and index.num_cells == 4
+
+
 def test_no_more_than_the_wanted_length_is_used() -> None:
     pool = CellPool(20)
     index = PrefixIndex(pool)

@@ -100,6 +100,14 @@ def test_the_metrics_count(http: httpx.Client) -> None:
     assert metric(http, "llamacpp:requests_processing") == 0
 
 
+def test_an_idle_server_keeps_nothing_but_prefixes(http: httpx.Client) -> None:
+    http.post(CHAT, json=LONG | {"max_tokens": 3})
+    wait_until(lambda: not slots(http))
+    assert metric(http, "powerserve:kv_cells") == 2048
+    assert 0 < metric(http, "powerserve:kv_cells_taken") == metric(http, "powerserve:kv_cells_kept")
+    assert metric(http, "powerserve:tasks") > 0
+
+
 def test_tokens_there_and_back(http: httpx.Client) -> None:
     text = "Grüße, 世界! <|im_end|>"
     reply = http.post("/tokenize", json={"content": text, "with_pieces": True}).json()

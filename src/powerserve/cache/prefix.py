@@ -33,6 +33,18 @@ class PrefixIndex:
     def __len__(self) -> int:
         return len(self._entries)
 
+    @property
+    def num_cells(self) -> int:
+        """How many cells the entries own; those that several share count once."""
+        cells = [entry.cells for entry in list(self._entries)]
+        return len(np.unique(np.concatenate(cells))) if cells else 0
+
+    @property
+    def stored(self) -> list[tuple[Int32Array, Int64Array]]:
+        """Token ids and cells of every prefix, the most recently used first."""
+        latest_first = sorted(self._entries, key=lambda entry: -entry.last_used)
+        return [(entry.token_ids, entry.cells) for entry in latest_first]
+
     def find(self, prompt: Int32Array, max_length: int) -> Int64Array:
         """Cells of the longest stored prefix of `prompt`, at most `max_length` tokens.
 

@@ -57,6 +57,15 @@ class TokenEvent:
     error: PowerServeError | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class CacheUse:
+    """How many cells of the KV cache there are, are taken, and belong to prefixes."""
+
+    num_cells: int
+    num_taken: int  # by sequences or prefixes
+    num_kept: int  # by prefixes, whoever else uses them
+
+
 class Engine:
     """Runs any number of sequences over one model and one KV cache.
 
@@ -111,6 +120,13 @@ class Engine:
     def kv_bytes(self) -> int:
         """Memory of the KV cache when it is full."""
         return self._cache.size_bytes
+
+    @property
+    def cache_use(self) -> CacheUse:
+        """What is in the KV cache; other threads may ask too, and see it up to a step late."""
+        pool, prefixes = self._pool, self._prefixes
+        kept = 0 if prefixes is None else prefixes.num_cells
+        return CacheUse(pool.num_cells, pool.num_cells - pool.num_free, kept)
 
     def add(
         self, prompt: list[int], params: SamplingParams, constraint: Constraint | None = None

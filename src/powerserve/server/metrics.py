@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 from powerserve.server.events import Ended
@@ -20,6 +20,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
+        ProcessCollector(registry=self._registry)  # memory, time, open files; on Linux
         self._prompt_tokens = self._counter("llamacpp:prompt_tokens", "Prompt tokens computed")
         self._prompt_seconds = self._counter("llamacpp:prompt_seconds", "Time of prefill")
         self._predicted = self._counter("llamacpp:tokens_predicted", "Tokens generated")

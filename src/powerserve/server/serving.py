@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager, contextmanager
 from typing import ParamSpec, TypeVar
 
 from powerserve.backend.base import FloatArray
+from powerserve.engine.engine import CacheUse
 from powerserve.server.answer import Answer
 from powerserve.server.errors import ApiError, ErrorKind, invalid
 from powerserve.server.metrics import Metrics
@@ -35,6 +36,10 @@ class Serving:
         self._prompt_workers = ThreadPoolExecutor(_PROMPT_THREADS, "prompt")
         metrics.watch("llamacpp:requests_processing", "Generations now", self._num_processing)
         metrics.watch("llamacpp:requests_deferred", "Generations that wait", self._num_deferred)
+        self._watch_cells()
+        metrics.watch(
+            "powerserve:tasks", "Tasks of the event loop", lambda: len(asyncio.all_tasks())
+        )
 
     @asynccontextmanager
     async def answer(self, request: GenerationRequest) -> AsyncIterator[Answer]:
@@ -108,6 +113,21 @@ class Serving:
             yield
         finally:
             self.num_admitted -= count
+
+    def _watch_cells(self) -> None:
+        """Add gauges of the KV caches of all loaded models together."""
+
+        def total(part: Callable[[CacheUse], int]) -> Callable[[], float]:
+            return lambda: sum(part(each.loaded.engine.cache_use) for each in self.pool.runners)
+
+        watch = self.metrics.watch
+        watch("powerserve:kv_cells", "Tokens that fit", total(lambda use: use.num_cells))
+        watch("powerserve:kv_cells_taken", "Tokens in there", total(lambda use: use.num_taken))
+        watch(
+            "powerserve:kv_cells_kept",
+            "Tokens in there that belong to prefixes, which give way",
+            total(lambda use: use.num_kept),
+        )
 
     def _num_processing(self) -> float:
         return sum(

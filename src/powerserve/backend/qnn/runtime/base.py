@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from powerserve.backend.qnn.tensors import GraphSpec
+from powerserve.backend.qnn.tensors import GraphSpec, TensorSpec
 
 Array = npt.NDArray[Any]
 
@@ -28,8 +28,9 @@ class CompiledGraph(ABC):
     """A graph on the device, with its input and output buffers.
 
     The arrays stay the same for the graph's life: write into `inputs`, call `run`, read `outputs`.
-    Inputs of like name, type and shape in the graphs of one binary are one buffer: the KV cache is
-    written once for every batch size.
+    Inputs of like name, type and shape in the graphs of one runtime, whichever binaries they come
+    from, are one buffer: the KV cache is written once for every batch size, the mask once for every
+    chunk.
     """
 
     inputs: Mapping[str, Array]
@@ -41,7 +42,7 @@ class CompiledGraph(ABC):
 
 
 class Runtime(ABC):
-    """A device (or its emulator) that loads context binaries."""
+    """A device (or its emulator) that loads the context binaries of one model."""
 
     name: str
 
@@ -59,13 +60,17 @@ class Runtime(ABC):
         """Release the device; its graphs cannot be used afterwards."""
 
 
-def allocate_inputs(graphs: Sequence[GraphRequest]) -> list[dict[str, Array]]:
-    """Zeroed input arrays for each graph, shared where name, type and shape are the same."""
-    shared: dict[tuple[str, np.dtype[Any], tuple[int, ...]], Array] = {}
-    return [
-        {
-            spec.name: shared.setdefault((spec.name, spec.dtype, spec.shape), spec.zeros())
-            for spec in graph.spec.inputs
-        }
-        for graph in graphs
-    ]
+class InputBuffers:
+    """Zeroed input arrays, one for each name, type and shape that the graphs of a runtime have."""
+
+    def __init__(self) -> None:
+        self._arrays: dict[TensorSpec, Array] = {}
+
+    def of(self, graph: GraphRequest) -> dict[str, Array]:
+        """The inputs of a graph by name."""
+        return {spec.name: self._of(spec) for spec in graph.spec.inputs}
+
+    def _of(self, spec: TensorSpec) -> Array:
+        if spec not in self._arrays:
+            self._arrays[spec] = spec.zeros()
+        return self._arrays[spec]

@@ -147,7 +147,7 @@ def test_fifty_real_prompts(smollm2: Path) -> None:
     plain, none = texts(SpeculationMode.OFF)
     speculative, accepted = texts(SpeculationMode.SUFFIX)
     assert speculative == plain
-    assert (len(plain), none) == (50, 0) and accepted > 10
+    assert (len(plain), none) == (50, 0) and accepted > 30
 
 
 def test_the_target_as_its_own_draft_is_nearly_always_right(

@@ -18,8 +18,10 @@ from powerserve.cli import options
 from powerserve.cli.speculation_flags import add_speculation_flags, with_draft
 from powerserve.cli.trace import add_trace_flag, tracer_from_flags
 from powerserve.core.errors import ConfigError, UsageError
+from powerserve.storage.cache_folder import cache_folder
 
 if TYPE_CHECKING:
+    from powerserve.cache.prefix_store import PrefixFolder
     from powerserve.core.tracing import Tracer
     from powerserve.engine.loader import LoadedEngine
     from powerserve.server.catalogue import Catalogue
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
     from powerserve.storage.resolve import ModelSource
     from powerserve.storage.store import ModelStore
 
-DEFAULT_CHUNK = 256  # tokens; the largest step that running streams may have to wait for
+DEFAULT_CHUNK = 256  # tokens: the largest step that a new request or a cancellation waits for
 KEY_VARIABLE = "POWERSERVE_API_KEY"
 MEBIBYTE, GIBIBYTE = 2**20, 2**30
 
@@ -70,6 +72,7 @@ def _load(
         options.load_options(arguments, source.hparams),
         batch_size=arguments.batch_size or DEFAULT_CHUNK,
         max_sequences=settings.limits.max_running,
+        max_gap_s=arguments.max_gap,
         cache_size=arguments.cache_tokens,
     )
     return load_engine(with_draft(arguments, source), chosen, tracer=tracer)
@@ -113,7 +116,16 @@ def server_settings(arguments: Namespace) -> ServerSettings:
         ),
         compat=arguments.compat,
         allow_pull=arguments.allow_pull,
+        prefixes=_prefix_folder(arguments),
     )
+
+
+def _prefix_folder(arguments: Namespace) -> PrefixFolder | None:
+    from powerserve.cache.prefix_store import PrefixFolder
+
+    if arguments.save_prefixes is None:
+        return None
+    return PrefixFolder(arguments.save_prefixes, arguments.save_prefixes_mib * MEBIBYTE)
 
 
 def _add_access_flags(parser: ArgumentParser) -> None:
@@ -176,6 +188,14 @@ def _add_limit_flags(parser: ArgumentParser) -> None:
         metavar="N",
         help="answers that may wait beyond those (default: 64)",
     )
+    group.add_argument(
+        "--max-gap",
+        type=options.seconds,
+        default=0.2,
+        metavar="S",
+        help="how long a running answer waits for its next token while other requests' prompts "
+        "are computed, if the machine can do that (default: 0.2)",
+    )
     group.add_argument("--max-tokens", type=options.positive_number, metavar="N", help="per answer")
     group.add_argument("--max-body-mib", type=options.positive_number, default=16, metavar="MIB")
     group.add_argument(
@@ -204,6 +224,21 @@ def _add_limit_flags(parser: ArgumentParser) -> None:
         default=0,
         metavar="N",
         help="tokens cached for all requests of a model together (default: one context)",
+    )
+    group.add_argument(
+        "--save-prefixes",
+        nargs="?",
+        type=Path,
+        const=cache_folder() / "prefixes",
+        metavar="FOLDER",
+        help="keep what is cached of prompts when the server ends (privately, in plain form)",
+    )
+    group.add_argument(
+        "--save-prefixes-mib",
+        type=options.positive_number,
+        default=1024,
+        metavar="MIB",
+        help="for the saved prefixes of all models (default: 1024)",
     )
     group.add_argument("--memory-gib", type=float, metavar="GIB", help="for all loaded models")
 

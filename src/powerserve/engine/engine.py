@@ -12,6 +12,7 @@ import numpy as np
 from powerserve.backend.base import FloatArray, LoadedModel
 from powerserve.cache.cells import CellPool
 from powerserve.cache.prefix import PrefixIndex
+from powerserve.cache.prefix_store import PrefixStore
 from powerserve.cache.sequence import SequenceCells
 from powerserve.core import dtypes
 from powerserve.core.dtypes import DType
@@ -39,6 +40,7 @@ class EngineConfig:
     batch_size: int = 512  # tokens in one step
     max_sequences: int = 16  # running at once
     kv_dtype: DType = dtypes.F16
+    max_gap_s: float | None = None  # between two tokens of an answer, beside others' prompts
     deterministic: bool = False  # one sequence at a time, and no prefix is used again
 
     def __post_init__(self) -> None:
@@ -104,6 +106,7 @@ class Engine:
             self._cache.copy,
             batch_size=config.batch_size,
             max_sequences=1 if config.deterministic else config.max_sequences,
+            max_gap_s=config.max_gap_s,
         )
         self.speculator = speculator  # None: each step makes one token of a sequence
         self._trees: TreeDecoding | None = None
@@ -176,6 +179,16 @@ class Engine:
         if self.speculator is not None:
             self.speculator.clear_prefixes()
 
+    def save_prefixes(self, store: PrefixStore) -> int:
+        """Save the stored prefixes; how many tokens those are. Raises PrefixFileError."""
+        return 0 if self._prefixes is None else store.save(self._prefixes, self._cache)
+
+    def restore_prefixes(self, store: PrefixStore) -> int:
+        """Bring saved prefixes back; how many tokens those are. Raises PrefixFileError."""
+        if self._prefixes is None:
+            return 0
+        return store.restore(self._prefixes, self._pool, self._cache)
+
     def close(self) -> None:
         """Release cache, graphs and speculation with its draft model; the model stays loaded."""
         if self.speculator is not None:
@@ -232,8 +245,10 @@ class Engine:
         except BaseException:
             self._release(chunks)
             raise
+        seconds = monotonic() - start_s
+        self._scheduler.observe_step(chunks, seconds)
         if self._trees is not None:
-            self._trees.observe_step(chunks, monotonic() - start_s)
+            self._trees.observe_step(chunks, seconds)
         return logits
 
     def _release(self, chunks: list[Chunk]) -> None:

@@ -17,6 +17,7 @@ from powerserve.core.tracing import NO_TRACER, Tracer
 from powerserve.engine.engine import Engine, EngineConfig
 from powerserve.engine.memory_plan import MemoryPlan
 from powerserve.engine.model_files import ModelFiles
+from powerserve.engine.model_identity import cells_identity
 from powerserve.engine.speculator_loader import load_speculator
 from powerserve.sampler.grammar_compiler import GrammarCompiler
 from powerserve.speculative.options import SpeculationOptions
@@ -37,6 +38,7 @@ class LoadOptions:
     num_threads: int = 0  # 0: as many as this process may use
     batch_size: int = 512  # tokens in one step
     max_sequences: int = 16
+    max_gap_s: float | None = None  # of running answers while prompts are computed; None: any
     kv_dtype: DType = dtypes.F16
     use_mmap: bool = False
     deterministic: bool = False
@@ -60,6 +62,7 @@ class LoadedEngine:
     plan: MemoryPlan
     options: LoadOptions
     grammars: GrammarCompiler
+    identity: bytes  # of model, backend and type of cache: whoever shares it can share KV cells
 
     @property
     def num_threads(self) -> int:
@@ -138,6 +141,7 @@ def load_engine(
             plan,
             options,
             GrammarCompiler(tokenizer),
+            cells_identity(files, backend.name, options.kv_dtype),
         )
 
 
@@ -147,6 +151,7 @@ def _engine_config(options: LoadOptions, plan: MemoryPlan) -> EngineConfig:
         num_cells=plan.num_cells,
         batch_size=min(options.batch_size, plan.context_size),
         max_sequences=options.max_sequences,
+        max_gap_s=options.max_gap_s,
         kv_dtype=options.kv_dtype,
         deterministic=options.deterministic,
     )

@@ -9,12 +9,14 @@ import numpy as np
 
 from powerserve.backend.base import Int32Array, Int64Array
 from powerserve.cache.cells import CellPool
-from powerserve.cache.prefix import PrefixIndex
+from powerserve.cache.prefix import PrefixIndex, common_prefix
 from powerserve.cache.sequence import CopyCells
+from powerserve.engine.pace import PrefillPace
 from powerserve.engine.sequence import FinishReason, Sequence
 from powerserve.speculative.tree import FlatTree
 
 USUAL_ANSWER = 512  # tokens
+WORTH_WAITING = 32  # tokens: a prefix that is being computed and so long is waited for
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -46,8 +48,12 @@ class Scheduler:
     """Shares out the tokens of a step and the cells of the cache.
 
     Decoding sequences come first, so that a long prompt delays them by at most one step; prompts
-    then fill the step in order of arrival. When no cell is free, stored prefixes go first; then the
-    youngest sequence gives up its cells and is computed again later.
+    then fill the step, as far as the pace allows it. The oldest prompt is sure of half of that, so
+    that none waits for ever; the shortest go first with the rest, so that a question is not held up
+    by a book. A prompt that begins like one that is being computed waits and shares its cells.
+
+    When no cell is free, stored prefixes go first; then the youngest sequence gives up its cells
+    and is computed again later.
     """
 
     def __init__(
@@ -58,6 +64,7 @@ class Scheduler:
         *,
         batch_size: int,
         max_sequences: int,
+        max_gap_s: float | None = None,
     ) -> None:
         """Args:
         pool: the cells of the cache.
@@ -65,12 +72,14 @@ class Scheduler:
         copy_cells: copies the content of cells (sources, targets).
         batch_size: tokens in one step.
         max_sequences: sequences running at once.
+        max_gap_s: see PrefillPace.
         """
         self._pool = pool
         self._prefixes = prefixes
         self._copy_cells = copy_cells
         self._batch_size = batch_size
         self._max_sequences = max_sequences
+        self._pace = PrefillPace(max_gap_s, batch_size)
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []  # in order of arrival
 
@@ -82,15 +91,17 @@ class Scheduler:
         """The next step's chunks; empty if nothing can run."""
         self._admit()
         chunks: list[Chunk] = []
-        budget = self._batch_size
-        for sequence in self._decoding_first():
-            count = min(budget, sequence.num_pending)
-            if count and sequence in self.running:  # it may have lost its cells just now
+        for sequence, count in self._shares():
+            if sequence in self.running:  # it may have lost its cells just now
                 cells = self._cells_for(sequence, count, chunks)
                 if cells is not None:
                     chunks.append(_take(sequence, cells))
-                    budget -= count
         return chunks
+
+    def observe_step(self, chunks: list[Chunk], seconds: float) -> None:
+        """Note how long a step took."""
+        prompts = [chunk for chunk in chunks if not chunk.sequence.is_decoding]
+        self._pace.observe(sum(len(chunk.token_ids) for chunk in prompts), seconds)
 
     def retire(self, sequence: Sequence) -> None:
         """Take a finished sequence out and let its cells serve later prompts."""
@@ -103,22 +114,38 @@ class Scheduler:
             self._prefixes.insert(cells.token_ids, cells.cells)
         cells.release()
 
-    def _decoding_first(self) -> list[Sequence]:
+    def _shares(self) -> list[tuple[Sequence, int]]:
+        """How many tokens of which sequence the next step should compute."""
         decoding: list[Sequence] = []
         prefilling: list[Sequence] = []
         for sequence in self.running:
             (decoding if sequence.is_decoding else prefilling).append(sequence)
-        return decoding + prefilling
+        shares = [(sequence, 1) for sequence in decoding[: self._batch_size]]
+        return shares + prompt_shares(prefilling, self._pace.share(len(decoding)))
 
     def _admit(self) -> None:
         """Let waiting sequences in while there is room for all they have to compute."""
-        while self.waiting and len(self.running) < self._max_sequences:
-            sequence = self.waiting[0]
+        for sequence in list(self.waiting):
+            if len(self.running) >= self._max_sequences:
+                return
+            if self._is_worth_waiting(sequence):
+                continue
             self._reuse_prefix(sequence)
             if self.running and not self._make_room(sequence.num_pending):
                 sequence.cells.release()
                 return
-            self.running.append(self.waiting.popleft())
+            self.waiting.remove(sequence)
+            self.running.append(sequence)
+
+    def _is_worth_waiting(self, sequence: Sequence) -> bool:
+        """Whether a running sequence is about to compute what this one can share."""
+        if self._prefixes is None:
+            return False
+        return any(
+            common_prefix(other.token_ids, sequence.token_ids) - other.cells.length >= WORTH_WAITING
+            for other in self.running
+            if other.num_pending > WORTH_WAITING
+        )
 
     def _make_room(self, count: int) -> bool:
         if self._prefixes is not None:
@@ -129,12 +156,24 @@ class Scheduler:
         """Start the sequence with what is cached of it, and choose where the rest will lie."""
         tokens, cells = sequence.token_ids, np.empty(0, np.int64)
         if self._prefixes is not None:
-            cells = self._prefixes.find(tokens, len(tokens) - 1)  # one token must be computed
+            cells = self._longest_prefix(tokens, self._prefixes)
         if len(cells) and not self._pool.is_open(int(cells[-1]) + 1):
             cells = self._copied(cells, sequence)
         sequence.cells.append(tokens[: len(cells)], cells)
         sequence.cells.reserve(_expected_length(sequence))
         sequence.num_cached_tokens = min(len(cells), sequence.num_prompt_tokens)
+
+    def _longest_prefix(self, tokens: Int32Array, prefixes: PrefixIndex) -> Int64Array:
+        """Cells of what is stored of `tokens`, or computed by a running sequence; now shared."""
+        limit = len(tokens) - 1  # one token must be computed
+        cells = prefixes.find(tokens, limit)
+        for other in self.running:
+            common = min(common_prefix(other.cells.token_ids, tokens), limit)
+            if common > len(cells):
+                self._pool.release(cells)
+                cells = other.cells.cells[:common].copy()
+                self._pool.retain(cells)
+        return cells
 
     def _copied(self, cells: Int64Array, sequence: Sequence) -> Int64Array:
         """A copy of a prefix that others continue, where this sequence has room of its own.
@@ -171,6 +210,28 @@ class Scheduler:
         sequence.cells.release()
         self.running.remove(sequence)
         self.waiting.appendleft(sequence)
+
+
+def prompt_shares(prompts: list[Sequence], num_tokens: int) -> list[tuple[Sequence, int]]:
+    """Share out a step's prompt tokens: half of them for the oldest, the rest to the shortest.
+
+    Args:
+        prompts: sequences with something to compute, in order of arrival.
+        num_tokens: to share out, at least 0.
+
+    Returns:
+        each sequence that gets any, and how many tokens.
+    """
+    if not prompts:
+        return []
+    shares = {prompts[0]: min(prompts[0].num_pending, -(-num_tokens // 2))}
+    rest = num_tokens - shares[prompts[0]]
+    for sequence in sorted(prompts, key=lambda prompt: prompt.num_pending):
+        share = shares.get(sequence, 0)
+        more = min(rest, sequence.num_pending - share)
+        shares[sequence] = share + more
+        rest -= more
+    return [(sequence, share) for sequence, share in shares.items() if share]
 
 
 def _expected_length(sequence: Sequence) -> int:

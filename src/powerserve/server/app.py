@@ -13,6 +13,7 @@ from starlette.routing import Match, Route
 from starlette.types import ASGIApp, Scope
 
 from powerserve.server.anthropic.surface import anthropic_surface
+from powerserve.server.body import BodyFirst
 from powerserve.server.endpoint import Endpoint, error_reply
 from powerserve.server.errors import ApiError, ErrorKind
 from powerserve.server.ollama.surface import ollama_surface
@@ -40,7 +41,9 @@ def create_app(serving: Serving) -> ASGIApp:
         return response(request.url.path, _routing_error(request, error))
 
     app = Starlette(routes=_routes(surfaces, serving), exception_handlers={HTTPException: refused})
-    return AccessControl(app, Guard(serving.settings.access), _public_paths(surfaces), response)
+    access = serving.settings.access
+    guarded = AccessControl(app, Guard(access), _public_paths(surfaces), response)
+    return BodyFirst(guarded, access)
 
 
 class _Route(Route):

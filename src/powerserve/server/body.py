@@ -1,14 +1,18 @@
-"""Reading a request's body: JSON only, not too large, not too slowly."""
+"""A request's body: JSON only, not too large, not too slowly; and what becomes of the rest."""
 
 from __future__ import annotations
 
 import asyncio
 
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect, Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from powerserve.server.errors import ApiError, ErrorKind
 from powerserve.server.settings import Access
 from powerserve.server.surface import JSON_TYPE
+
+_MAX_DISCARDED = 4  # times the largest body: more is nobody's mistake
 
 
 async def read_body(request: Request, access: Access) -> bytes:
@@ -57,3 +61,56 @@ def _check_type(content_type: str) -> None:
 
 def _too_large(limit: int) -> ApiError:
     return ApiError(ErrorKind.TOO_LARGE, f"the body is larger than {limit:,} bytes")
+
+
+class BodyFirst:
+    """ASGI middleware: an answer waits for the body to come in, even one that nobody wants.
+
+    Many clients send all of it before they look for an answer. If we answered and closed before
+    that, they would find a broken connection and never learn why (RFC 9112, section 9.6).
+    """
+
+    def __init__(self, app: ASGIApp, access: Access) -> None:
+        self._app = app
+        self._access = access
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass all on; what the application has not read is thrown away, within bounds."""
+        rest = _Rest(scope, receive, self._access)
+
+        async def send_after_body(message: Message) -> None:
+            if message["type"] == "http.response.start" and not await rest.discard():
+                MutableHeaders(scope=message)["connection"] = "close"
+            await send(message)
+
+        await self._app(scope, rest.receive, send_after_body)
+
+
+class _Rest:
+    """What is still to come of a request's body."""
+
+    def __init__(self, scope: Scope, receive: Receive, access: Access) -> None:
+        self._receive = receive
+        self._is_complete = False
+        # Who expects `100 Continue` sends nothing before it has come.
+        self._is_held_back = "expect" in Headers(scope=scope)
+        self._limit = _MAX_DISCARDED * access.max_body_bytes
+        self._deadline = asyncio.get_running_loop().time() + access.body_timeout_s
+
+    async def receive(self) -> Message:
+        message = await self._receive()
+        self._is_held_back = False
+        if not message.get("more_body", False):  # or the client has gone
+            self._is_complete = True
+        return message
+
+    async def discard(self) -> bool:
+        """Read it; False if some of it is left, because it is too much or comes too late."""
+        size = 0
+        try:
+            async with asyncio.timeout_at(self._deadline):
+                while not self._is_complete and not self._is_held_back and size <= self._limit:
+                    size += len((await self.receive()).get("body", b""))
+        except TimeoutError:
+            pass
+        return self._is_complete

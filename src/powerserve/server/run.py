@@ -14,12 +14,15 @@ from starlette.types import ASGIApp
 from powerserve.core.errors import UsageError
 from powerserve.server.app import create_app
 from powerserve.server.catalogue import Catalogue
+from powerserve.server.connection import Connection
 from powerserve.server.metrics import Metrics
 from powerserve.server.model_pool import Loader, ModelPool
 from powerserve.server.serving import Serving
 from powerserve.server.settings import Access, ServerSettings
 
 _MAX_HEADER_BYTES = 32 << 10
+# More than clients keep idle connections: one that is closed just when a request comes loses it.
+_KEEP_ALIVE_S = 100
 _POLL_S = 0.05
 
 
@@ -42,7 +45,7 @@ async def _serve(
     listener: socket.socket,
 ) -> None:
     metrics = Metrics()
-    pool = ModelPool(catalogue, load, settings.limits, metrics)
+    pool = ModelPool(catalogue, load, settings, metrics)
     serving = Serving(settings, pool, metrics)
     idle = asyncio.create_task(pool.unload_idle())
     try:
@@ -105,13 +108,14 @@ def _config(app: ASGIApp, settings: ServerSettings) -> uvicorn.Config:
     tls = settings.access.tls
     config = uvicorn.Config(
         app,
-        http="h11",  # whatever else is installed: its limit on headers is known
+        http=Connection,
         ws="none",
         lifespan="off",
         h11_max_incomplete_event_size=_MAX_HEADER_BYTES,
         log_config=None,
         access_log=False,
         server_header=False,
+        timeout_keep_alive=_KEEP_ALIVE_S,
         timeout_graceful_shutdown=1,
         ssl_certfile=tls.certificate if tls else None,
         ssl_keyfile=tls.key if tls else None,

@@ -8,9 +8,7 @@ import signal
 import subprocess
 import sys
 import textwrap
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -31,7 +29,7 @@ from powerserve.convert.recipes import element_types, find_recipe
 from powerserve.core.dtypes import F32, Q4_K, DType
 from powerserve.core.errors import ModelFileError, UsageError
 from powerserve.storage.gguf import GGUFFile, TensorInfo
-from powerserve.storage.progress import Advance, Silent
+from stop_after import StopAfter
 from tiny_models import TinyModel, write_tiny_model
 
 FloatArray = npt.NDArray[np.float32]
@@ -257,22 +255,6 @@ def test_an_importance_matrix_of_another_model_is_refused(source: Path) -> None:
                 plan_quantisation(
                     model, find_recipe("Q4_0"), importance=replace(right, means=means)
                 )
-
-
-class StopAfter(Silent):
-    """Raises KeyboardInterrupt, as Ctrl-C does, once so many bytes are written."""
-
-    def __init__(self, num_bytes: int) -> None:
-        self.num_bytes = num_bytes
-
-    @contextmanager
-    def transfer(self, label: str, total_bytes: int, done_bytes: int) -> Iterator[Advance]:
-        def advance(num_bytes: int) -> None:
-            self.num_bytes -= num_bytes
-            if self.num_bytes < 0:
-                raise KeyboardInterrupt
-
-        yield advance
 
 
 def test_ctrl_c_leaves_no_file(source: Path, tmp_path: Path) -> None:

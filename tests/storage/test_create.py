@@ -7,8 +7,6 @@ import stat
 import subprocess
 import sys
 import textwrap
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path, PurePath
 
 import pytest
@@ -27,10 +25,10 @@ from powerserve.storage.model_contents import (
     contents_of_folder,
     contents_of_gguf,
 )
-from powerserve.storage.progress import Advance, Silent
 from powerserve.storage.qnn_libs import copy_qnn_libs
 from powerserve.storage.resolve import resolve_model
 from privileges import permissions_apply
+from stop_after import StopAfter
 from tiny_models import TinyModel, write_tiny_model
 
 
@@ -44,22 +42,6 @@ def tree(folder: Path) -> dict[str, bytes]:
 
 def model(folder: Path, model_id: str, weights: bytes = b"GGUF and weights") -> ModelContents:
     return contents_of_folder(write_model_folder(folder, model_id, weights))
-
-
-class StopAfter(Silent):
-    """Raises KeyboardInterrupt, as Ctrl-C does, once so many bytes are copied."""
-
-    def __init__(self, num_bytes: int) -> None:
-        self.num_bytes = num_bytes
-
-    @contextmanager
-    def transfer(self, label: str, total_bytes: int, done_bytes: int) -> Iterator[Advance]:
-        def advance(num_bytes: int) -> None:
-            self.num_bytes -= num_bytes
-            if self.num_bytes < 0:
-                raise KeyboardInterrupt
-
-        yield advance
 
 
 @pytest.fixture

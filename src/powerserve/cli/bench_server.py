@@ -10,7 +10,6 @@ Prompts are random words, nearly one token each; the figures are the server's ow
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import json
 import os
@@ -81,7 +80,7 @@ def _add_load_flags(parser: ArgumentParser) -> None:
     )
     arrival.add_argument(
         "--rate",
-        type=_rate,
+        type=options.positive_amount("requests"),
         metavar="R",
         help="requests per second at random times, answered or not (a Poisson process)",
     )
@@ -220,14 +219,3 @@ def _progress(plan: LoadPlan, num_runs: int) -> Iterator[Advance]:
         return
     with progress.count("requests", num_runs * plan.num_requests) as advance:
         yield advance
-
-
-def _rate(text: str) -> float:
-    """argparse type: a positive number of requests per second."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a positive number of requests")
-    return value

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 
-from powerserve.backend.qnn.tensors import GraphSpec, TensorSpec
+from powerserve.backend.qnn.tensors import GraphSpec
 
 Array = npt.NDArray[Any]
 
@@ -30,7 +29,7 @@ class CompiledGraph(ABC):
     The arrays stay the same for the graph's life: write into `inputs`, call `run`, read `outputs`.
     Inputs of like name, type and shape in the graphs of one runtime, whichever binaries they come
     from, are one buffer: the KV cache is written once for every batch size, the mask once for every
-    chunk.
+    chunk. Keys (and values) of a chunk's heads lie at equal distances: see `buffers.stacked`.
     """
 
     inputs: Mapping[str, Array]
@@ -58,19 +57,3 @@ class Runtime(ABC):
     @abstractmethod
     def close(self) -> None:
         """Release the device; its graphs cannot be used afterwards."""
-
-
-class InputBuffers:
-    """Zeroed input arrays, one for each name, type and shape that the graphs of a runtime have."""
-
-    def __init__(self) -> None:
-        self._arrays: dict[TensorSpec, Array] = {}
-
-    def of(self, graph: GraphRequest) -> dict[str, Array]:
-        """The inputs of a graph by name."""
-        return {spec.name: self._of(spec) for spec in graph.spec.inputs}
-
-    def _of(self, spec: TensorSpec) -> Array:
-        if spec not in self._arrays:
-            self._arrays[spec] = spec.zeros()
-        return self._arrays[spec]

@@ -1,0 +1,184 @@
+"""Graphs to context binaries: Qualcomm's offline compiler, as it comes with onnxruntime-qnn.
+
+Graphs compiled together share their weights. Such a binary is for the device only: the emulator
+refuses it, and gets one binary per graph. A binary whose inputs and options have not changed is not
+compiled again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from importlib.util import find_spec
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from powerserve.backend.qnn.soc import Soc
+from powerserve.convert.qnn.child import ChildProcesses
+from powerserve.core.errors import BackendError, ConfigError
+from powerserve.storage.json_file import read_json, write_json
+
+WORKER = "powerserve.convert.qnn.compile_worker"
+RECORD_SUFFIX = ".json"
+DEFAULT_TIMEOUT_S = 4 * 3600.0
+DISTRIBUTIONS = ("onnx", "onnxruntime", "onnxruntime-qnn")
+
+
+@dataclass(frozen=True, slots=True)
+class CompileOptions:
+    """How the compiler works.
+
+    Attributes:
+        soc: what is compiled for.
+        optimisation: 1 to 3; more takes longer.
+        timeout_s: seconds after which a compilation is given up.
+    """
+
+    soc: Soc
+    optimisation: int = 3
+    timeout_s: float = DEFAULT_TIMEOUT_S
+
+    def provider_options(self, num_graphs: int) -> dict[str, str]:
+        """The options of onnxruntime's QNN provider."""
+        options = {
+            "soc_model": str(self.soc.compiler_model),
+            "htp_arch": str(self.soc.htp_arch),
+            "vtcm_mb": str(self.soc.vtcm_mb),
+            "htp_graph_finalization_optimization_mode": str(self.optimisation),
+            "offload_graph_io_quantization": "0",  # else inputs are quantised on the CPU
+        }
+        if num_graphs > 1:
+            options["enable_htp_weight_sharing"] = "1"
+        return options
+
+
+@dataclass(frozen=True, slots=True)
+class CompileJob:
+    """ONNX files that become the graphs of one binary; it is written to `binary`."""
+
+    graphs: tuple[Path, ...]
+    binary: Path
+
+
+@dataclass(frozen=True, slots=True)
+class CompiledBinary:
+    """What came of a job, as the record beside the binary says it."""
+
+    key: str  # of inputs and options
+    graph_names: tuple[str, ...]  # in the order of the job's graphs
+    seconds: tuple[float, ...]  # for each graph
+    peak_memory: int  # bytes
+    size_bytes: int
+
+
+def check_compiler() -> None:
+    """Raise BackendError unless the compiler is installed."""
+    missing = [name for name in ("onnx", "onnxruntime", "onnxruntime_qnn") if not find_spec(name)]
+    if missing:
+        raise BackendError(
+            f"the NPU converter needs {', '.join(missing)}; install it with: "
+            f"{sys.executable} -m pip install 'powerserve[npu]'{_platform_advice()}"
+        )
+
+
+def compile_binary(
+    job: CompileJob, options: CompileOptions, children: ChildProcesses
+) -> CompiledBinary:
+    """Compile a job in a child process, unless its binary is there already.
+
+    Raises:
+        BackendError: the compiler refuses a graph, crashes or runs out of time or memory.
+    """
+    key = _key(job, options)
+    if (known := _finished(job.binary, key)) is not None:
+        return known
+    with TemporaryDirectory(prefix=f".{job.binary.name}.", dir=job.binary.parent) as folder:
+        answer = children.run(
+            WORKER,
+            {
+                "folder": folder,
+                "graphs": [str(path) for path in job.graphs],
+                "provider_options": _provider_options(options, len(job.graphs)),
+            },
+            task=f"compiling {job.binary.name} for {options.soc.part}",
+            timeout_s=options.timeout_s,
+        )
+        made = Path(folder) / answer["binary"]
+        result = CompiledBinary(
+            key,
+            tuple(answer["graph_names"]),
+            tuple(answer["seconds"]),
+            answer["peak_memory"],
+            made.stat().st_size,
+        )
+        made.replace(job.binary)
+    write_json(_record_path(job.binary), asdict(result))
+    return result
+
+
+def _provider_options(options: CompileOptions, num_graphs: int) -> dict[str, str]:
+    import onnxruntime_qnn
+
+    return {
+        "backend_path": onnxruntime_qnn.get_qnn_htp_path(),
+        **options.provider_options(num_graphs),
+    }
+
+
+def _finished(binary: Path, key: str) -> CompiledBinary | None:
+    """The record of `binary` if it is whole and was made by the same inputs and options."""
+    try:
+        record = read_json(_record_path(binary), CompiledBinary)
+        size_bytes = binary.stat().st_size
+    except (ConfigError, OSError):
+        return None
+    return record if (record.key, record.size_bytes) == (key, size_bytes) else None
+
+
+def _record_path(binary: Path) -> Path:
+    return binary.with_name(binary.name + RECORD_SUFFIX)
+
+
+def _key(job: CompileJob, options: CompileOptions) -> str:
+    """A digest of everything that decides the binary's content."""
+    digest = hashlib.sha256()
+    versions = {name: metadata.version(name) for name in DISTRIBUTIONS}
+    settings = [options.provider_options(len(job.graphs)), versions]
+    digest.update(json.dumps(settings, sort_keys=True).encode())
+    for path in _input_files(job):
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
+
+
+def _input_files(job: CompileJob) -> Iterator[Path]:
+    """The graphs, and the weights that they keep in other files."""
+    weights = set()
+    for graph in job.graphs:
+        yield graph
+        weights |= external_files(graph)
+    yield from sorted(weights)
+
+
+def external_files(graph: Path) -> set[Path]:
+    """The files beside the ONNX file `graph` that hold some of its tensors."""
+    import onnx
+
+    model = onnx.load(graph, load_external_data=False)
+    return {
+        graph.parent / entry.value
+        for tensor in model.graph.initializer
+        for entry in tensor.external_data
+        if entry.key == "location"
+    }
+
+
+def _platform_advice() -> str:
+    if (sys.platform, platform.machine()) in (("linux", "x86_64"), ("win32", "AMD64")):
+        return ""
+    return " (the compiler exists for x86-64 Linux and Windows only)"

@@ -47,6 +47,18 @@ class StoreError(PowerServeError):
     """The model store cannot be read or written."""
 
 
+class PrefixFileError(PowerServeError):
+    """Saved prefixes cannot be written, or not be used."""
+
+
+class DeviceError(PowerServeError):
+    """A phone is missing, unwilling, full, or was cut off."""
+
+
+class BundleError(PowerServeError):
+    """A bundle for another device cannot be built, or would not run there."""
+
+
 class BackendError(PowerServeError):
     """A backend or its library is missing, incompatible or failed."""
 

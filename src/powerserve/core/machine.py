@@ -4,10 +4,26 @@ from __future__ import annotations
 
 import os
 import platform
+import struct
 import sys
 from pathlib import Path
 
 CGROUP = Path("/sys/fs/cgroup")
+AUXILIARY_VECTOR = Path("/proc/self/auxv")
+# Keys of the vector, and the names of the bits of their values from the lowest on, as
+# /proc/cpuinfo has them. Source: Linux, arch/arm64/include/uapi/asm/hwcap.h.
+AT_HWCAP, AT_HWCAP2 = 16, 26
+_ARM64_HWCAPS = (
+    *("fp", "asimd", "evtstrm", "aes", "pmull", "sha1", "sha2", "crc32"),
+    *("atomics", "fphp", "asimdhp", "cpuid", "asimdrdm", "jscvt", "fcma", "lrcpc"),
+    *("dcpop", "sha3", "sm3", "sm4", "asimddp", "sha512", "sve", "asimdfhm"),
+    *("dit", "uscat", "ilrcpc", "flagm", "ssbs", "sb", "paca", "pacg"),
+)
+_ARM64_HWCAPS2 = (
+    *("dcpodp", "sve2", "sveaes", "svepmull", "svebitperm", "svesha3", "svesm4", "flagm2"),
+    *("frint", "svei8mm", "svef32mm", "svef64mm", "svebf16", "i8mm", "bf16", "dgh"),
+    *("rng", "bti", "mte", "ecv", "afp", "rpres", "mte3", "sme"),
+)
 
 
 def default_threads() -> int:
@@ -70,12 +86,34 @@ def cpu_name() -> str:
 
 
 def cpu_flags() -> frozenset[str]:
-    """The CPU features that the kernel lists (Linux; empty elsewhere)."""
+    """The CPU features that the kernel lists (Linux; empty elsewhere).
+
+    On ARM they come from what the kernel told this process: that holds in an emulator as well,
+    where /proc/cpuinfo describes the machine below.
+    """
+    if platform.machine().lower() == "aarch64" and (flags := _arm64_flags()):
+        return flags
     for line in _lines("/proc/cpuinfo"):
         key, _, value = line.partition(":")
         if key.strip() in ("flags", "Features"):
             return frozenset(value.split())
     return frozenset()
+
+
+def _arm64_flags() -> frozenset[str]:
+    """The flags in the auxiliary vector: pairs of 64-bit numbers, a key and its value."""
+    try:
+        vector = AUXILIARY_VECTOR.read_bytes()
+    except OSError:
+        return frozenset()
+    values = dict(struct.iter_unpack("<QQ", vector[: len(vector) // 16 * 16]))
+    words = ((_ARM64_HWCAPS, AT_HWCAP), (_ARM64_HWCAPS2, AT_HWCAP2))
+    return frozenset(
+        name
+        for names, key in words
+        for bit, name in enumerate(names)
+        if values.get(key, 0) >> bit & 1
+    )
 
 
 def load_average() -> float:

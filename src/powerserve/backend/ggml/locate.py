@@ -1,5 +1,7 @@
 """Which ggml to use: a folder named by the user, this machine's own build, or the wheel's.
 
+A folder named by the user may hold builds for several levels of ARM processors (arm_levels.py).
+
 The choice is made from file names alone, before anything is loaded: two copies of ggml share their
 sonames and must never meet in one process, so a library is described by a child process.
 """
@@ -17,6 +19,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from powerserve.backend.ggml.arm_levels import best_level_folder
 from powerserve.core import machine
 from powerserve.core.errors import BackendError
 from powerserve.storage.cache_folder import cache_folder
@@ -53,6 +56,7 @@ def library_folder() -> Path:
     """
     if chosen := os.environ.get(ENVIRONMENT_VARIABLE):
         folder = Path(chosen).expanduser()
+        folder = best_level_folder(folder, machine.cpu_flags()) or folder
         if not has_libraries(folder):
             raise BackendError(
                 f"{ENVIRONMENT_VARIABLE} is {chosen}, but there is no ggml library in that folder; "

@@ -1,0 +1,1 @@
+"""Other devices: bundles for them, and the way there."""

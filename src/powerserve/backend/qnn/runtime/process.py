@@ -1,0 +1,210 @@
+"""ONNX Runtime with Qualcomm's execution provider in a process of its own.
+
+That library can crash (a weight-shared binary does it on x86), and on a machine without an NPU it
+is an emulator that takes minutes where the NPU takes milliseconds.
+"""
+
+from __future__ import annotations
+
+import queue
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from threading import Thread
+from typing import IO
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from powerserve.backend.qnn.runtime.base import Array, CompiledGraph, GraphRequest, Runtime
+from powerserve.backend.qnn.runtime.buffers import InputBuffers, allocate
+from powerserve.backend.qnn.runtime.worker_messages import (
+    LoadGraph,
+    MapFile,
+    Place,
+    Reply,
+    Request,
+    RunGraph,
+    map_file,
+)
+from powerserve.core.errors import BackendError
+
+COMMAND = (sys.executable, "-m", "powerserve.backend.qnn.runtime.worker")
+TIME_LIMIT_S = 900.0  # of one request: the emulator is slow
+END_TIMEOUT_S = 10
+_MEMORY_FOLDER = Path("/dev/shm")  # files there never reach a disk
+
+
+class ProcessRuntime(Runtime):
+    """Context binaries in a worker process; close it, or use it as long as this process lives."""
+
+    def __init__(
+        self,
+        name: str,
+        libraries: Path | None = None,
+        *,
+        command: Sequence[str] = COMMAND,
+        time_limit_s: float = TIME_LIMIT_S,
+    ) -> None:
+        """Args:
+        name: what the device is called in messages.
+        libraries: the folder of Qualcomm's libraries; None: those of onnxruntime-qnn.
+        command: what serves the requests.
+        time_limit_s: of one request.
+        """
+        self.name = name
+        self._libraries = libraries
+        self._worker = WorkerProcess(command, time_limit_s)
+        self._blocks = SharedBlocks(self._worker)
+        self._inputs = InputBuffers(self._blocks.new)
+        self._num_graphs = 0
+
+    def load(self, binary: Path, graphs: Sequence[GraphRequest]) -> list[CompiledGraph]:
+        if not binary.is_file():
+            raise BackendError(f"there is no context binary {binary}")
+        return [self._load(binary, graph) for graph in graphs]
+
+    def close(self) -> None:
+        self._worker.close()
+
+    def _load(self, binary: Path, graph: GraphRequest) -> CompiledGraph:
+        inputs = self._inputs.of(graph)
+        outputs = allocate(graph.spec.outputs, self._blocks.new)
+        places = (self._blocks.places(inputs), self._blocks.places(outputs))
+        libraries = None if self._libraries is None else str(self._libraries)
+        request = LoadGraph(str(binary.absolute()), graph.name, *places, libraries)
+        self._worker.ask(request, f"loading {binary}")
+        index = self._num_graphs
+        self._num_graphs += 1
+        return _RemoteGraph(self._worker, index, f"running {graph.name}", inputs, outputs)
+
+
+class _RemoteGraph(CompiledGraph):
+    def __init__(
+        self,
+        worker: WorkerProcess,
+        index: int,
+        action: str,
+        inputs: Mapping[str, Array],
+        outputs: Mapping[str, Array],
+    ) -> None:
+        self.inputs = inputs
+        self.outputs = outputs
+        self._worker = worker
+        self._request = RunGraph(index)
+        self._action = action
+
+    def run(self) -> None:
+        self._worker.ask(self._request, self._action)
+
+
+class SharedBlocks:
+    """Memory that this process and a worker have mapped."""
+
+    def __init__(self, worker: WorkerProcess) -> None:
+        self._worker = worker
+        self._blocks: list[npt.NDArray[np.uint8]] = []
+
+    def new(self, size_bytes: int) -> npt.NDArray[np.uint8]:
+        """Zeroed memory, the next block; its file is gone when both have mapped it."""
+        folder = _MEMORY_FOLDER if _MEMORY_FOLDER.is_dir() else None
+        with tempfile.TemporaryDirectory(
+            prefix="powerserve-npu-", dir=folder, ignore_cleanup_errors=True
+        ) as place:
+            path = Path(place) / "tensors"
+            with path.open("wb") as file:
+                file.truncate(size_bytes)
+            block = map_file(path)
+            self._worker.ask(MapFile(str(path)), "sharing memory")
+        self._blocks.append(block)
+        return block
+
+    def places(self, arrays: Mapping[str, Array]) -> list[Place]:
+        """Where each of these arrays lies."""
+        return [self._place(name, array) for name, array in arrays.items()]
+
+    def _place(self, name: str, array: Array) -> Place:
+        for index, block in enumerate(self._blocks):
+            offset = array.ctypes.data - block.ctypes.data
+            if 0 <= offset < block.nbytes:
+                return Place(name, array.dtype.name, array.shape, index, offset)
+        raise ValueError(f"{name} is not in shared memory")
+
+
+class WorkerProcess:
+    """A process that answers requests one after another."""
+
+    def __init__(self, command: Sequence[str], time_limit_s: float) -> None:
+        self._time_limit_s = time_limit_s
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `close`
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log
+        )
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._requests: IO[bytes] = self._process.stdin
+        self._replies: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+        self._reader = Thread(target=self._read, args=(self._process.stdout,), daemon=True)
+        self._reader.start()
+
+    def ask(self, request: Request, action: str) -> None:
+        """Have a request done; `action` says in messages what that is ("loading x").
+
+        Raises BackendError if it cannot be done, the process dies or the time limit passes.
+        """
+        try:
+            self._requests.write(msgspec.json.encode(request) + b"\n")
+            self._requests.flush()
+            line = self._replies.get(timeout=self._time_limit_s)
+        except (OSError, ValueError):  # a broken pipe, or one that was closed
+            line = b""
+        except queue.Empty:
+            self._process.kill()
+            raise BackendError(
+                f"{action} took more than {self._time_limit_s:g} seconds and was stopped"
+            ) from None
+        except BaseException:  # Ctrl-C: the reply would be taken for that to the next request
+            self._process.kill()
+            raise
+        if not line:
+            raise BackendError(self._obituary(action))
+        if error := msgspec.json.decode(line, type=Reply).error:
+            raise BackendError(error)
+
+    def close(self) -> None:
+        """End the process."""
+        try:
+            self._requests.close()
+            self._process.wait(END_TIMEOUT_S)
+        except (OSError, subprocess.TimeoutExpired):
+            self._process.kill()
+            self._process.wait()
+        self._reader.join()
+        self._log.close()
+
+    def _read(self, replies: IO[bytes]) -> None:
+        with replies:
+            for line in replies:
+                self._replies.put(line)
+        self._replies.put(b"")
+
+    def _obituary(self, action: str) -> str:
+        status = self._process.wait(END_TIMEOUT_S)
+        how = f"ended with status {status}" if status >= 0 else f"died of {_signal_name(-status)}"
+        return f"the NPU process {how} while {action}{self._last_words()}"
+
+    def _last_words(self) -> str:
+        self._log.seek(0)
+        lines = self._log.read().decode(errors="replace").split("\n")
+        last = next((line.strip() for line in reversed(lines) if line.strip()), "")
+        return f": {last}" if last else ""
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"

@@ -18,7 +18,7 @@ from powerserve.server.events import Ended, Event, Failed, Piece
 from powerserve.server.metrics import Metrics
 from powerserve.server.model_pool import ModelPool
 from powerserve.server.model_runner import ModelRunner, OpenGeneration
-from powerserve.server.settings import Limits
+from powerserve.server.settings import ServerSettings
 from powerserve.storage.resolve import ModelSource, resolve_model
 from tiny_models import write_tiny_model
 
@@ -125,7 +125,7 @@ def test_a_failed_model_is_loaded_anew(
     source: ModelSource, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def run() -> None:
-        pool = ModelPool(Catalogue(fixed=source), load, Limits(), Metrics())
+        pool = ModelPool(Catalogue(fixed=source), load, ServerSettings(), Metrics())
         async with pool.lease("") as first:
             monkeypatch.setattr(first.loaded.engine, "step", _raise)
             with first.open([Task(PROMPT, ENDLESS)], asyncio.Event()):
@@ -146,7 +146,7 @@ def test_a_model_asked_for_twice_is_loaded_once(source: ModelSource) -> None:
         return load(source)
 
     async def run() -> None:
-        pool = ModelPool(Catalogue(fixed=source), counting_load, Limits(), Metrics())
+        pool = ModelPool(Catalogue(fixed=source), counting_load, ServerSettings(), Metrics())
 
         async def ask() -> ModelRunner:
             async with pool.lease("tiny") as runner:
@@ -172,7 +172,7 @@ def test_a_load_that_fails_can_be_tried_again(source: ModelSource) -> None:
         return load(source)
 
     async def run() -> None:
-        pool = ModelPool(Catalogue(fixed=source), flaky_load, Limits(), Metrics())
+        pool = ModelPool(Catalogue(fixed=source), flaky_load, ServerSettings(), Metrics())
         with pytest.raises(PowerServeError, match="not now"):
             async with pool.lease(""):
                 pass

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 
 from powerserve.backend.base import StepInterrupted
+from powerserve.cache.prefix_store import PrefixFolder
 from powerserve.core.errors import BackendError, PowerServeError
 from powerserve.engine.engine import TokenEvent
 from powerserve.engine.generation import TextGeneration, TextPiece
@@ -27,6 +28,7 @@ from powerserve.server.events import (
     Usage,
 )
 from powerserve.server.logprobs import LogprobQueue
+from powerserve.server.saved_prefixes import SavedPrefixes
 from powerserve.speculative.options import SpeculationCounters
 
 logger = logging.getLogger("powerserve.server")
@@ -80,7 +82,8 @@ class EngineThread:
 
     After every step `report` gets all events of that step at once; `ended` is called last, with
     what ended the thread if it was not `stop`. Both are called in the thread, so they must be quick
-    and must not raise. The thread closes the engine when it ends.
+    and must not raise. The thread closes the engine when it ends. With a folder for `prefixes` it
+    begins with those that were saved, and saves what there is when it is stopped.
     """
 
     def __init__(
@@ -88,8 +91,10 @@ class EngineThread:
         loaded: LoadedEngine,
         report: Callable[[Report], None],
         ended: Callable[[PowerServeError], None],
+        prefixes: PrefixFolder | None = None,
     ) -> None:
         self._loaded = loaded
+        self._prefixes = SavedPrefixes(loaded, prefixes)
         self._report = report
         self._ended = ended
         self._inbox: SimpleQueue[Command] = SimpleQueue()
@@ -117,10 +122,9 @@ class EngineThread:
     def _run(self) -> None:
         reason: PowerServeError = BackendError("the model was unloaded")
         try:
-            while self._obey():
-                self._report(self._step())
-        except StepInterrupted:
-            pass  # by `stop`
+            self._prefixes.restore()
+            self._run_steps()
+            self._prefixes.save()
         except Exception as error:
             logger.exception("the engine of %s failed", self._loaded.source.name)
             reason = _as_sentence(error)
@@ -128,6 +132,13 @@ class EngineThread:
             self._ended(reason)
             self._embeddings.close()
             self._loaded.close()
+
+    def _run_steps(self) -> None:
+        try:
+            while self._obey():
+                self._report(self._step())
+        except StepInterrupted:
+            pass  # by `stop`
 
     def _obey(self) -> bool:
         """Carry out the commands there are, waiting for one if idle; False to end the thread."""

@@ -17,7 +17,7 @@ from powerserve.server.catalogue import Catalogue
 from powerserve.server.errors import ApiError, ErrorKind
 from powerserve.server.metrics import Metrics
 from powerserve.server.model_runner import ModelRunner
-from powerserve.server.settings import Limits
+from powerserve.server.settings import ServerSettings
 from powerserve.storage.progress import format_bytes
 from powerserve.storage.resolve import ModelSource
 
@@ -65,11 +65,12 @@ class ModelPool:
     """Loads models one at a time, in a thread, and drops none that is in use."""
 
     def __init__(
-        self, catalogue: Catalogue, load: Loader, limits: Limits, metrics: Metrics
+        self, catalogue: Catalogue, load: Loader, settings: ServerSettings, metrics: Metrics
     ) -> None:
         self.catalogue = catalogue
         self._load = load
-        self._limits = limits
+        self._limits = settings.limits
+        self._prefixes = settings.prefixes
         self._metrics = metrics
         self._loaded: dict[Files, _Loaded] = {}
         self._loads: dict[Files, asyncio.Task[_Loaded]] = {}
@@ -167,7 +168,7 @@ class ModelPool:
             except PowerServeError:
                 await asyncio.to_thread(loaded.close)
                 raise
-            runner = ModelRunner(source.name, loaded, self._metrics)
+            runner = ModelRunner(source.name, loaded, self._metrics, self._prefixes)
             self._loaded[files] = _Loaded(files, runner, self._limits.keep_alive_s)
             logger.info("loaded %s", source.name)
             return self._loaded[files]

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from time import monotonic
 
 from powerserve.backend.base import FloatArray
+from powerserve.cache.prefix_store import PrefixFolder
 from powerserve.core.errors import PowerServeError
 from powerserve.engine.loader import LoadedEngine
 from powerserve.server.engine_thread import (
@@ -55,7 +56,14 @@ class OpenGeneration:
 class ModelRunner:
     """The loop's end of an engine's thread. All methods belong to the loop's thread."""
 
-    def __init__(self, name: str, loaded: LoadedEngine, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        name: str,
+        loaded: LoadedEngine,
+        metrics: Metrics,
+        prefixes: PrefixFolder | None = None,
+    ) -> None:
+        """Prefixes are saved in `prefixes`, if that is given."""
         self.name = name
         self.loaded = loaded  # for its tokenizer and sizes; the engine itself is the thread's
         self.names = {name}  # by which clients have asked for it
@@ -64,7 +72,7 @@ class ModelRunner:
         self._open: dict[int, OpenGeneration] = {}
         self._keys = itertools.count()
         self._loop = asyncio.get_running_loop()
-        self._thread = EngineThread(loaded, self._report, self._thread_ended)
+        self._thread = EngineThread(loaded, self._report, self._thread_ended, prefixes)
         self._thread.start()
 
     @property

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from powerserve.cache.prefix_store import PrefixFolder
 from powerserve.core.errors import UsageError
 
 MEBIBYTE = 2**20
@@ -68,3 +69,4 @@ class ServerSettings:
     limits: Limits = Limits()
     compat: bool = False  # the original server's error body and counting
     allow_pull: bool = False  # clients may have models downloaded
+    prefixes: PrefixFolder | None = None  # None: none outlives the process

@@ -19,5 +19,5 @@ def cells_identity(files: ModelFiles, backend: str, kv_dtype: DType) -> bytes:
     digest = hashlib.sha256(repr((files.config, backend, kv_dtype.name)).encode())
     for name, tensor in sorted(files.weights.tensors.items()):
         digest.update(repr((name, tensor.dtype.name, tensor.shape)).encode())
-        digest.update(tensor.data[:_SAMPLE_BYTES])
+        digest.update(tensor.data[:_SAMPLE_BYTES].tobytes())
     return digest.digest()

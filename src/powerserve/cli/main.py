@@ -37,6 +37,7 @@ COMMANDS = {
     "create": "make a workspace folder from model folders",
     "convert": "convert a Hugging Face checkpoint to GGUF",
     "export": "make a model folder from a Hugging Face checkpoint",
+    "qnn": "models on Qualcomm's NPU",
     "extract-embeddings": "write only a checkpoint's token embeddings",
     "config-generator": "write model.json from a GGUF file",
     "cos-sim": "compare two lists of numbers",

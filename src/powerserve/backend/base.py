@@ -177,12 +177,24 @@ class Executable(ABC):
         """Release what the compiled graph holds."""
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class ComputedPrefix:
+    """Tokens whose K and V come with a model: a prompt that begins with them need not compute them.
+
+    `content` is what `Cache.save` gives for their cells.
+    """
+
+    token_ids: Int32Array
+    content: bytes
+
+
 class LoadedModel(ABC):
     """A model's weights inside a backend."""
 
     config: ModelConfig
     capabilities: Capabilities
     weights_bytes: int  # memory held by weights
+    prefix: ComputedPrefix | None = None
 
     @abstractmethod
     def new_cache(self, num_cells: int, dtype: DType) -> Cache:

@@ -87,6 +87,9 @@ class LMHeadGraph:
     out_name: str = "logits"
 
 
+CompiledEntry = ChunkGraph | LMHeadGraph
+
+
 @dataclass(frozen=True, slots=True)
 class QnnConfig:
     """What qnn/config.json says.
@@ -127,10 +130,38 @@ class QnnConfig:
         """Layers of all chunks together."""
         return max(graph.end_layer_id for graph in self.graphs)
 
+    @property
+    def has_lm_head(self) -> bool:
+        """Whether the output layer was compiled too; if not, it is the CPU's part."""
+        return bool(self.embeddings)
+
+    @property
+    def compiled(self) -> tuple[CompiledEntry, ...]:
+        """All graphs, the chunks before the LM heads."""
+        return (*self.graphs, *self.embeddings)
+
+    @property
+    def model_paths(self) -> tuple[str, ...]:
+        """The context binaries, each once, below the folder."""
+        return tuple(dict.fromkeys(entry.model_path for entry in self.compiled))
+
     def chunks(self, batch_size: int) -> list[ChunkGraph]:
         """The graphs for one batch size, in the order of their layers."""
         graphs = [graph for graph in self.graphs if graph.batch_size == batch_size]
         return sorted(graphs, key=lambda graph: graph.start_layer_id)
+
+
+@dataclass(frozen=True, slots=True)
+class QnnFolder:
+    """A folder of compiled graphs, and what its config.json says."""
+
+    path: Path
+    files: QnnConfig
+
+    @classmethod
+    def read(cls, path: Path) -> QnnFolder:
+        """Read the folder's config.json; raises ConfigError."""
+        return cls(path, read_qnn_config(path))
 
 
 def read_qnn_config(folder: Path) -> QnnConfig:

@@ -22,7 +22,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     for name, summary in COMMANDS.items():
         module = _module(name)
         module.configure(
-            commands.add_parser(name, help=summary, description=module.__doc__, allow_abbrev=False)
+            commands.add_parser(
+                name,
+                help=summary,
+                description=module.__doc__,
+                formatter_class=argparse.RawDescriptionHelpFormatter,
+                allow_abbrev=False,
+            )
         )
 
 

@@ -43,6 +43,10 @@ class ChildProcesses:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        self.end()
+
+    def end(self) -> None:
+        """Kill what runs, and start nothing more."""
         with self._lock:
             self._ending = True
             for process in self._running:

@@ -95,7 +95,8 @@ def compile_binary(
         BackendError: the compiler refuses a graph, crashes or runs out of time or memory.
     """
     key = _key(job, options)
-    if (known := _finished(job.binary, key)) is not None:
+    known = read_record(job.binary)
+    if known is not None and known.key == key:
         return known
     with TemporaryDirectory(prefix=f".{job.binary.name}.", dir=job.binary.parent) as folder:
         answer = children.run(
@@ -121,6 +122,15 @@ def compile_binary(
     return result
 
 
+def read_record(binary: Path) -> CompiledBinary | None:
+    """What is known of a compiled binary, or None unless it is there and whole."""
+    try:
+        record = read_json(_record_path(binary), CompiledBinary)
+        return record if record.size_bytes == binary.stat().st_size else None
+    except (ConfigError, OSError):
+        return None
+
+
 def _provider_options(options: CompileOptions, num_graphs: int) -> dict[str, str]:
     import onnxruntime_qnn
 
@@ -128,16 +138,6 @@ def _provider_options(options: CompileOptions, num_graphs: int) -> dict[str, str
         "backend_path": onnxruntime_qnn.get_qnn_htp_path(),
         **options.provider_options(num_graphs),
     }
-
-
-def _finished(binary: Path, key: str) -> CompiledBinary | None:
-    """The record of `binary` if it is whole and was made by the same inputs and options."""
-    try:
-        record = read_json(_record_path(binary), CompiledBinary)
-        size_bytes = binary.stat().st_size
-    except (ConfigError, OSError):
-        return None
-    return record if (record.key, record.size_bytes) == (key, size_bytes) else None
 
 
 def _record_path(binary: Path) -> Path:

@@ -1,0 +1,81 @@
+"""How much memory compiling takes: told before an hour is spent on what cannot work."""
+
+from __future__ import annotations
+
+from powerserve.core import machine
+from powerserve.core.config import ModelConfig
+from powerserve.core.errors import MemoryLimitError
+from powerserve.storage.progress import format_bytes
+
+# Measured (docs/decisions/npu-converter.md): the peak grows with the weights and layers of a chunk,
+# and hardly with batch sizes, context or number of graphs.
+BASE_BYTES = 150_000_000
+BYTES_PER_LAYER = 30_000_000
+BYTES_PER_PARAMETER = 27
+
+
+def layer_parameters(config: ModelConfig) -> int:
+    """Weights in the matrices of one layer."""
+    q_dim = config.num_heads * config.head_dim
+    attention = config.embed_dim * (2 * q_dim + 2 * config.kv_dim)
+    return attention + 3 * config.embed_dim * config.ffn_dim
+
+
+def chunk_memory(config: ModelConfig, num_layers: int) -> int:
+    """Bytes that compiling a chunk of `num_layers` layers takes at its peak."""
+    return BASE_BYTES + num_layers * (
+        BYTES_PER_LAYER + BYTES_PER_PARAMETER * layer_parameters(config)
+    )
+
+
+def lm_head_memory(config: ModelConfig) -> int:
+    """Bytes that compiling the LM head takes at its peak."""
+    return BASE_BYTES + BYTES_PER_PARAMETER * config.embed_dim * config.vocab_size
+
+
+def check_memory(config: ModelConfig, num_chunks: int, available: int | None = None) -> None:
+    """Make sure that the largest chunk can be compiled.
+
+    Args:
+        config: of the model.
+        num_chunks: how many parts its layers are cut into.
+        available: bytes; None: what the machine has free.
+
+    Raises:
+        MemoryLimitError: with the number of chunks that would fit.
+    """
+    free = machine.available_memory() if available is None else available
+    needed = chunk_memory(config, largest_chunk(config.num_layers, num_chunks))
+    if free is None or needed <= free:
+        return
+    fitting = fitting_chunks(config, free)
+    advice = "this machine has too little memory for a single layer of this model"
+    if fitting is not None:
+        advice = f"cut the model into {fitting} chunks (--n-model-chunks {fitting})"
+    raise MemoryLimitError(
+        f"compiling {describe_chunks(num_chunks)} takes about {format_bytes(needed)}, and "
+        f"{format_bytes(free)} are free; {advice}"
+    )
+
+
+def fitting_chunks(config: ModelConfig, available: int) -> int | None:
+    """The least number of chunks whose largest can be compiled in `available` bytes."""
+    counts = range(1, config.num_layers + 1)
+    return next(
+        (
+            count
+            for count in counts
+            if chunk_memory(config, largest_chunk(config.num_layers, count)) <= available
+        ),
+        None,
+    )
+
+
+def largest_chunk(num_layers: int, num_chunks: int) -> int:
+    """Layers of the largest chunk."""
+    return -(-num_layers // num_chunks)
+
+
+def describe_chunks(num_chunks: int) -> str:
+    """As a sentence says it."""
+    return "the model as one chunk" if num_chunks == 1 else f"one of {num_chunks} chunks"

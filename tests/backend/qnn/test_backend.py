@@ -126,8 +126,8 @@ def test_logits_are_those_of_the_reference(
     ends = (*chunk_ends[:-1], num_layers) if chunk_ends else ()
     model = load(gguf, chunk_ends=ends, lm_head=lm_head)
     batches = steps_of_all_kinds()
-    # ggml rounds the activations too where the output layer is quantised.
-    rounds = not lm_head and gguf.tensors["token_embd.weight"].dtype.is_quantised
+    # ggml rounds the activations to the type of the weights, or near it.
+    rounds = not lm_head and gguf.tensors["token_embd.weight"].dtype != dtypes.F32
     relative = 0.05 if rounds else 2e-3
     assert_close(logits(model, *batches), reference_logits(gguf, *batches), relative)
 

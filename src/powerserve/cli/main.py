@@ -41,6 +41,7 @@ COMMANDS = {
     "extract-embeddings": "write only a checkpoint's token embeddings",
     "config-generator": "write model.json from a GGUF file",
     "cos-sim": "compare two lists of numbers",
+    "deploy": "run on a phone that is attached",
     "doctor": "say what is in use on this machine and what would help",
     "build-native": "build ggml for this machine",
 }

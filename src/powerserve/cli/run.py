@@ -37,6 +37,11 @@ def configure(parser: ArgumentParser) -> None:
     )
     group.add_argument("--chat", action="store_true", help="use the model's chat template")
     group.add_argument("--system", metavar="TEXT", help="a system message; implies --chat")
+    group.add_argument(
+        "--chat-template",
+        metavar="NAME",
+        help="a known format, such as chatml, instead of the model's own; implies --chat",
+    )
     group.add_argument("--json", action="store_true", help="print one JSON object instead of text")
     group.add_argument("-q", "--quiet", action="store_true", help="no statistics")
     options.add_model_flags(parser)
@@ -119,9 +124,14 @@ def report(llm: LLM, arguments: Namespace, completion: Completion) -> None:
 
 
 def _encode(llm: LLM, arguments: Namespace, prompt: str) -> list[int]:
-    if not arguments.chat and arguments.system is None:
+    template = arguments.chat_template
+    if not (arguments.chat or arguments.system is not None or template):
         return encode_prompt(llm.loaded.tokenizer, prompt)
+    from powerserve.tokenizer.chat import ChatTemplate
+
     messages = [{"role": "user", "content": prompt}]
     if arguments.system is not None:
         messages.insert(0, {"role": "system", "content": arguments.system})
+    if template:
+        return ChatTemplate.by_name(template, llm.loaded.tokenizer).encode(messages)
     return llm.encode_chat(messages)

@@ -71,6 +71,25 @@ def pull(
     return store.add(title, files, origin).path
 
 
+def pull_folder(repo: str, *, progress: Progress = SILENT, skipped: tuple[str, ...] = ()) -> Path:
+    """Fetch a repository that is a folder of files, as model folders are; returns the folder.
+
+    Names that begin with one of `skipped` are left out. Nothing enters the store. Files that are
+    cached already are not fetched again. Raises UsageError or DownloadError.
+    """
+    from huggingface_hub import snapshot_download
+
+    wanted = parse_reference(repo)
+    with plain_errors(wanted):
+        if _is_offline():
+            return Path(snapshot_download(wanted.repo, local_files_only=True))
+        listing = _list_remote(wanted)
+        for file in listing.files:
+            if not file.name.startswith(skipped):
+                _fetch(file, wanted, listing.commit, progress)
+        return _cache_folder(wanted.repo) / "snapshots" / listing.commit
+
+
 def _is_offline() -> bool:
     from huggingface_hub import constants
 

@@ -1,0 +1,72 @@
+"""The fake adb daemon as a program, for a mount namespace of its own.
+
+unshare --user --map-root-user --mount python adbd.py SETTINGS     (a file of JSON)
+
+It prints the port it listens on. When it has received `cut_after_bytes` of pushed files, it dies in
+the middle, as if somebody had pulled the cable.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from protocol import Connection
+from root import build_root
+from services import Services
+
+ENVIRONMENT = {
+    "PATH": "/system/bin",
+    "HOME": "/",
+    "TMPDIR": "/data/local/tmp",
+    "ANDROID_ROOT": "/system",
+    "ANDROID_DATA": "/data",
+}
+
+
+class PushCounter:
+    """Counts the bytes of pushed files, and ends it all when there are too many."""
+
+    def __init__(self, log: Path, cut_after_bytes: int | None) -> None:
+        self._log = log
+        self._limit = cut_after_bytes
+        self._total = 0
+
+    def count(self, size: int) -> None:
+        self._total += size
+        self._log.write_text(str(self._total))
+        if self._limit is not None and self._total > self._limit:
+            os._exit(1)
+
+
+def main(settings: dict[str, Any]) -> None:
+    root = Path(settings["root"])
+    data = settings["data"]
+    build_root(root, data and Path(data), settings["disk_mib"], settings["properties"])
+    os.environ.clear()
+    os.environ.update(ENVIRONMENT)
+    counter = PushCounter(Path(settings["log"]), settings["cut_after_bytes"])
+    shell = ["/usr/sbin/chroot", str(root), "/system/bin/sh", "-c"]
+    services = Services(root, shell, counter.count)
+    features = "shell_v2,cmd" if settings["shell_v2"] else "cmd"
+    banner = f"device::ro.product.name=fake;ro.product.model=Fake;features={features}"
+    listener = socket.create_server(("127.0.0.1", settings["port"]))
+    print(listener.getsockname()[1], flush=True)
+    while True:
+        accepted = listener.accept()[0]
+        if settings["state"] == "offline":
+            time.sleep(3600)  # connected, but never a word
+        accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        trusts = settings["state"] != "unauthorized"
+        connection = Connection(accepted, banner, services.serve, trusts)
+        threading.Thread(target=connection.run, daemon=True).start()
+
+
+if __name__ == "__main__":
+    main(json.loads(Path(sys.argv[1]).read_text()))

@@ -20,6 +20,7 @@ class _Entry:
     token_ids: Int32Array
     cells: Int64Array
     last_used: int
+    comes_with_model: bool = False  # the last to be dropped
 
 
 class PrefixIndex:
@@ -71,21 +72,29 @@ class PrefixIndex:
             if common == len(token_ids):
                 entry.last_used = self._tick()
                 return  # already there, perhaps as the beginning of something longer
-            if common == len(entry.token_ids):
+            if common == len(entry.token_ids) and not entry.comes_with_model:
                 self._drop(entry)  # the new one continues it
-        kept = cells.copy()
-        self._pool.retain(kept)
-        self._entries.append(_Entry(token_ids.copy(), kept, self._tick()))
+        self._add(token_ids, cells, comes_with_model=False)
+
+    def insert_given(self, token_ids: Int32Array, cells: Int64Array) -> None:
+        """Keep a prefix that comes with the model, longer than any other; see `insert`."""
+        self._add(token_ids, cells, comes_with_model=True)
 
     def free_cells(self, wanted: int) -> None:
         """Drop least recently used entries until `wanted` cells are free, or none is left."""
         while self._entries and self._pool.num_free < wanted:
-            self._drop(min(self._entries, key=lambda entry: entry.last_used))
+            self._drop(min(self._entries, key=lambda e: (e.comes_with_model, e.last_used)))
 
     def clear(self) -> None:
-        """Drop every entry."""
+        """Drop every entry but what comes with the model."""
         for entry in list(self._entries):
-            self._drop(entry)
+            if not entry.comes_with_model:
+                self._drop(entry)
+
+    def _add(self, token_ids: Int32Array, cells: Int64Array, *, comes_with_model: bool) -> None:
+        kept = cells.copy()
+        self._pool.retain(kept)
+        self._entries.append(_Entry(token_ids.copy(), kept, self._tick(), comes_with_model))
 
     def _drop(self, entry: _Entry) -> None:
         self._entries.remove(entry)

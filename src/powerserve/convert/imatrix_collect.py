@@ -17,7 +17,8 @@ from powerserve.backend.base import (
 )
 from powerserve.convert.imatrix_file import Sums
 from powerserve.core.dtypes import F16
-from powerserve.executor.chain import chain_batch, whole_blocks
+from powerserve.executor.chain import chain_batch
+from powerserve.executor.executor import cache_cells
 
 Squares = Mapping[str, npt.NDArray[np.float64]]
 
@@ -59,7 +60,7 @@ def count_windows(model: LoadedModel, windows: Int32Array, start: Counted) -> It
 
     `model` must have been loaded with a graph from `observe_inputs`.
     """
-    cache = model.new_cache(whole_blocks(start.window), F16)
+    cache = model.new_cache(cache_cells(model, start.window), F16)
     # Exactly a window, not a rounded shape: tokens that pad a batch would count as well.
     shape = StepShape((SliceShape(start.window, 0, cache.num_cells),), 1)
     executable = model.compile(shape, cache)

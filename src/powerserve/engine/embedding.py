@@ -9,8 +9,8 @@ import numpy as np
 from powerserve.backend.base import FloatArray, LoadedModel
 from powerserve.core.dtypes import DType
 from powerserve.core.errors import UsageError
-from powerserve.executor.chain import chain_batch, whole_blocks
-from powerserve.executor.executor import Executor
+from powerserve.executor.chain import chain_batch
+from powerserve.executor.executor import Executor, cache_cells
 from powerserve.model.decoder import HIDDEN
 
 CHUNK_SIZE = 64  # tokens; the logits of all of them are computed too, and need room
@@ -32,7 +32,7 @@ class TextEmbedding:
         self._tokens = np.array(token_ids, np.int32)
         self._done = 0
         self._sum = np.zeros(model.config.embed_dim, np.float64)
-        self._cache = model.new_cache(whole_blocks(len(token_ids)), kv_dtype)
+        self._cache = model.new_cache(cache_cells(model, len(token_ids)), kv_dtype)
         self._executor = Executor(model, self._cache)
 
     def advance(self) -> FloatArray | None:

@@ -22,7 +22,7 @@ from powerserve.engine.batching import batch_of
 from powerserve.engine.scheduler import Chunk, Scheduler
 from powerserve.engine.sequence import FinishReason, Sequence
 from powerserve.engine.speculation import TreeDecoding
-from powerserve.executor.executor import CELL_BLOCK, Executor
+from powerserve.executor.executor import Executor, cache_cells
 from powerserve.sampler.chain import Sampled, SamplerChain
 from powerserve.sampler.constraint import Constraint
 from powerserve.sampler.params import SamplingParams
@@ -93,13 +93,13 @@ class Engine:
         self._stop_ids = frozenset(stop_ids)
         self._newline_id = newline_id
         self._tracer = tracer
-        num_cells = max(config.num_cells, config.context_size)
-        num_cells = -(-num_cells // CELL_BLOCK) * CELL_BLOCK
+        num_cells = cache_cells(model, max(config.num_cells, config.context_size))
         self._cache = model.new_cache(num_cells, config.kv_dtype)
         self._executor = Executor(model, self._cache)
         self._executor.reserve(min(config.batch_size, num_cells))
         self._pool = CellPool(num_cells)
         self._prefixes = None if config.deterministic else PrefixIndex(self._pool)
+        self._keep_given_prefix()
         self._scheduler = Scheduler(
             self._pool,
             self._prefixes,
@@ -195,6 +195,17 @@ class Engine:
             self.speculator.close()
         self._executor.close()
         self._cache.close()
+
+    def _keep_given_prefix(self) -> None:
+        """Put what comes with the model into the cache, if it leaves room for an answer there."""
+        given = self.model.prefix
+        if given is None or self._prefixes is None or len(given.token_ids) >= self._pool.num_cells:
+            return
+        cells = self._pool.allocate(len(given.token_ids), 0)
+        assert cells is not None  # nobody else has any yet
+        self._cache.restore(cells, given.content)
+        self._prefixes.insert_given(given.token_ids, cells)
+        self._pool.release(cells)
 
     def _checked(self, prompt: list[int]) -> list[int]:
         limit = self.config.context_size

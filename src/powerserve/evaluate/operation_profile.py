@@ -13,8 +13,8 @@ import numpy as np
 
 from powerserve.backend.base import Batch, Cache, LoadedModel, OperationTime
 from powerserve.evaluate.scoring import StepSettings
-from powerserve.executor.chain import chain_batch, whole_blocks
-from powerserve.executor.executor import Executor, step_shape
+from powerserve.executor.chain import chain_batch
+from powerserve.executor.executor import Executor, cache_cells, step_shape
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ def profile_step(
     The two take turns, `repeats` times after one for warming up. Logits are computed of the last
     token.
     """
-    cache = model.new_cache(whole_blocks(depth + num_tokens), settings.kv_dtype)
+    cache = model.new_cache(cache_cells(model, depth + num_tokens), settings.kv_dtype)
     try:
         _fill(model, cache, depth, settings.batch_size)
         batch = _step(num_tokens, depth)

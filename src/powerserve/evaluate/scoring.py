@@ -10,8 +10,8 @@ import numpy.typing as npt
 
 from powerserve.backend.base import FloatArray, Int32Array, LoadedModel
 from powerserve.core.dtypes import F16, DType
-from powerserve.executor.chain import chain_batch, whole_blocks
-from powerserve.executor.executor import Executor
+from powerserve.executor.chain import chain_batch
+from powerserve.executor.executor import Executor, cache_cells
 
 
 def batch_logits(
@@ -22,7 +22,7 @@ def batch_logits(
     Row i of the whole is the prediction for token i + 1, given tokens 0 … i.
     """
     tokens = np.asarray(token_ids, np.int32)
-    cache = model.new_cache(whole_blocks(len(tokens)), kv_dtype)
+    cache = model.new_cache(cache_cells(model, len(tokens)), kv_dtype)
     executor = Executor(model, cache)
     try:
         for start in range(0, len(tokens), batch_size):
@@ -49,7 +49,7 @@ def window_logits(
     that were to predict them, valid until the next batch.
     """
     window, batch_size = windows.shape[1], settings.batch_size
-    cache = model.new_cache(whole_blocks(window), settings.kv_dtype)
+    cache = model.new_cache(cache_cells(model, window), settings.kv_dtype)
     executor = Executor(model, cache)
     try:
         for tokens in windows:

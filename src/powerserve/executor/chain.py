@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 
 from powerserve.backend.base import Batch, BatchSlice, Int32Array
-from powerserve.executor.executor import CELL_BLOCK
 
 
 def chain_batch(
@@ -32,8 +31,3 @@ def chain_batch(
         slices=[piece],
         output_rows=rows if output_rows is None else output_rows,
     )
-
-
-def whole_blocks(num_tokens: int) -> int:
-    """The cells of a cache for so many tokens."""
-    return -(-num_tokens // CELL_BLOCK) * CELL_BLOCK

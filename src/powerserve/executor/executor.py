@@ -25,22 +25,28 @@ MAX_EXECUTABLES = 48
 """Compiled graphs kept. One holds its ggml headers, about 0.5 MB for 30 layers, and no buffers."""
 
 
+_ANY_SHAPE = StepShape((), 0)
+
+
 class Executor:
     """Runs batches of one model over one cache."""
 
     def __init__(self, model: LoadedModel, cache: Cache) -> None:
         self._model = model
         self._cache = cache
+        self._compiles = model.capabilities.compiles
         self._executables: OrderedDict[StepShape, Executable] = OrderedDict()
         self._latest: Executable | None = None
 
     def reserve(self, max_tokens: int) -> None:
         """Compile the largest step now, so that shared buffers need not grow later."""
-        self._executable(StepShape((SliceShape(max_tokens, 0, self._cache.num_cells),), 1))
+        if self._compiles:
+            self._executable(StepShape((SliceShape(max_tokens, 0, self._cache.num_cells),), 1))
 
     def run(self, batch: Batch) -> FloatArray:
         """Logits [len(batch.output_rows), vocab], valid until the next run."""
-        self._latest = self._executable(step_shape(batch, self._cache.num_cells))
+        shape = step_shape(batch, self._cache.num_cells) if self._compiles else _ANY_SHAPE
+        self._latest = self._executable(shape)
         return self._latest.run(batch)
 
     def observed(self, name: str) -> FloatArray:
@@ -62,6 +68,13 @@ class Executor:
                 self._executables.popitem(last=False)[1].close()
         self._executables.move_to_end(shape)
         return executable
+
+
+def cache_cells(model: LoadedModel, num_tokens: int) -> int:
+    """The cells of a cache for so many tokens: whole blocks, as far as the model has them."""
+    limit = model.capabilities.max_cells
+    num_cells = _round_up(num_tokens, CELL_BLOCK)
+    return num_cells if limit is None else min(num_cells, max(limit, num_tokens))
 
 
 def step_shape(batch: Batch, num_cells: int) -> StepShape:

@@ -15,7 +15,7 @@ from powerserve.cache.sequence import SequenceCells
 from powerserve.core.dtypes import DType
 from powerserve.core.tracing import NO_TRACER, Tracer
 from powerserve.executor.batching import Piece, build_batch, chain
-from powerserve.executor.executor import CELL_BLOCK, Executor
+from powerserve.executor.executor import Executor, cache_cells
 from powerserve.speculative.step_timer import time_step
 from powerserve.speculative.tree import TokenTree
 
@@ -57,7 +57,7 @@ class DraftModel:
         kv_dtype: element type of the cache.
         tracer: sees the model's steps.
         """
-        num_cells = -(-num_cells // CELL_BLOCK) * CELL_BLOCK
+        num_cells = cache_cells(model, num_cells)
         self.model = model
         self.batch_size = batch_size
         self.num_forwards = 0

@@ -15,8 +15,8 @@ import numpy as np
 from powerserve.backend.base import FloatArray, LoadedModel
 from powerserve.core.dtypes import DType
 from powerserve.evaluate.tree_search.answers import KnownAnswer
-from powerserve.executor.chain import chain_batch, whole_blocks
-from powerserve.executor.executor import Executor
+from powerserve.executor.chain import chain_batch
+from powerserve.executor.executor import Executor, cache_cells
 from powerserve.speculative.draft import TopLogits, top_logits
 
 BATCH_SIZE = 64  # tokens of prompt and answer that are computed at once
@@ -60,7 +60,7 @@ class DraftPredictions:
         self.vocab_size = vocab_size
         self._num_best = num_best
         self._tokens = np.array(answer.prompt_ids + answer.token_ids, np.int32)
-        num_cells = whole_blocks(len(self._tokens) + max_detour)
+        num_cells = cache_cells(model, len(self._tokens) + max_detour)
         self._cache = model.new_cache(num_cells, kv_dtype)
         self._executor = Executor(model, self._cache)
         try:

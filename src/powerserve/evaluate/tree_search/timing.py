@@ -10,8 +10,7 @@ from powerserve.backend.base import LoadedModel
 from powerserve.cache.cells import CellPool
 from powerserve.core.dtypes import DType
 from powerserve.core.errors import ConfigError
-from powerserve.executor.chain import whole_blocks
-from powerserve.executor.executor import Executor
+from powerserve.executor.executor import Executor, cache_cells
 from powerserve.speculative.cost_model import SHORT_CONTEXT
 from powerserve.speculative.step_timer import time_step
 
@@ -41,7 +40,7 @@ def fastest_steps_ms(model: LoadedModel, sizes: Iterable[int], kv_dtype: DType) 
     its graph.
     """
     fastest_s = dict.fromkeys(sorted(sizes), inf)
-    num_cells = whole_blocks(SHORT_CONTEXT + max(fastest_s))
+    num_cells = cache_cells(model, SHORT_CONTEXT + max(fastest_s))
     cache = model.new_cache(num_cells, kv_dtype)
     executor, pool = Executor(model, cache), CellPool(num_cells)
     try:

@@ -113,6 +113,15 @@ def compiler_in(environment: Mapping[str, str]) -> str:
     """
     if sys.platform == "win32":
         return "MSVC"  # cmake finds Visual Studio by itself, outside PATH
+    return compiler_version(find_compiler(environment))
+
+
+def find_compiler(environment: Mapping[str, str]) -> str:
+    """The path of the C++ compiler that `environment` names or has in its PATH.
+
+    Raises:
+        BackendError: there is none.
+    """
     wanted = shlex.split(environment.get("CXX", ""))[:1] or ["c++", "g++", "clang++"]
     search_path = environment.get("PATH")
     found = next(filter(None, (shutil.which(name, path=search_path) for name in wanted)), None)
@@ -121,11 +130,16 @@ def compiler_in(environment: Mapping[str, str]) -> str:
             f"there is no C++ compiler ({' or '.join(wanted)}) here; get one with: "
             f"{compiler_advice()}"
         )
+    return found
+
+
+def compiler_version(compiler: str) -> str:
+    """The compiler's path and the first line it says about itself; raises BackendError."""
     try:
-        answer = subprocess.run([found, "--version"], capture_output=True, text=True, timeout=60)
+        answer = subprocess.run([compiler, "--version"], capture_output=True, text=True, timeout=60)
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise BackendError(f"the C++ compiler {found} does not run: {error}") from None
-    return f"{found} {answer.stdout.partition(chr(10))[0]}".strip()
+        raise BackendError(f"the C++ compiler {compiler} does not run: {error}") from None
+    return f"{compiler} {answer.stdout.partition(chr(10))[0]}".strip()
 
 
 def compiler_advice() -> str:
@@ -171,22 +185,22 @@ def _build_into(target: Path, recipe: Recipe, report: ReportStep) -> None:
         command = install_command(scratch / "package")
         environment = build_environment(os.environ, recipe, scratch)
         build_process.run(command, environment, target.parent / LOG, report)
-        _take_libraries(scratch / "package" / "libggml", folder)
+        take_libraries(scratch / "package" / "libggml", folder)
         shutil.rmtree(scratch)
         info = locate.describe_library(folder, check_kernels=True)
         record = asdict(recipe) | {"version": info.version, "features": info.features}
         atomic.write_bytes(folder / locate.RECORD, json.dumps(record, indent=2).encode())
 
 
-def install_command(package_folder: Path) -> list[str]:
-    """The command that compiles the package into `package_folder`.
+def install_command(package_folder: Path, source: Path | None = None) -> list[str]:
+    """The command that compiles the package into `package_folder`, from `source` if that is given.
 
     Its cache is off because wheels in it are found again whatever their cmake options were.
 
     Raises:
         BackendError: there is neither pip nor uv.
     """
-    requirement = f"{locate.PACKAGE}=={locate.PACKAGE_VERSION}"
+    requirement = str(source or f"{locate.PACKAGE}=={locate.PACKAGE_VERSION}")
     what = ["--no-deps", "--no-binary", locate.PACKAGE, "--target", str(package_folder)]
     if importlib.util.find_spec("pip") is not None:
         pip = [sys.executable, "-m", "pip", "install", "--verbose", "--no-input", "--no-cache-dir"]
@@ -213,7 +227,7 @@ def build_environment(
     return kept | ours | dict(recipe.variables)
 
 
-def _take_libraries(package: Path, folder: Path) -> None:
+def take_libraries(package: Path, folder: Path) -> None:
     """Move the libraries out of the installed package; where they are depends on the system."""
     source = next(filter(locate.has_libraries, package.glob("*")), None)
     if source is None:

@@ -1,0 +1,103 @@
+"""The helper's executable: one that was made elsewhere, or compiled here when it is first needed.
+
+It is one C++ file without dependencies, so the compiler is called directly; for other systems
+there is native/npu_helper/CMakeLists.txt.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+from powerserve.backend.ggml.build_process import likely_reason
+from powerserve.backend.ggml.native_build import compiler_version, find_compiler
+from powerserve.core.errors import BackendError
+from powerserve.storage import atomic
+from powerserve.storage.cache_folder import cache_folder
+
+HELPER_VARIABLE = "POWERSERVE_NPU_HELPER"
+EXECUTABLE = "powerserve-npu-helper"
+ANDROID_API = 30
+# Nothing is needed beside the C library where it runs; memory pages may be of 16 kB (Android 15).
+FLAGS = (
+    *("-std=c++17", "-O2", "-pthread"),
+    *("-static-libstdc++", "-static-libgcc", "-Wl,-z,max-page-size=16384"),
+)
+LIBRARIES = ("-ldl",)
+TIME_LIMIT_S = 300
+
+_SOURCE = Path("native", "npu_helper", "npu_helper.cpp")
+_PACKAGE = Path(__file__).parents[3]
+
+
+def helper_executable() -> Path:
+    """The helper that POWERSERVE_NPU_HELPER names, else one that is compiled here once.
+
+    Raises:
+        BackendError: it is not there, or cannot be compiled.
+    """
+    if chosen := os.environ.get(HELPER_VARIABLE):
+        if os.access(chosen, os.X_OK):
+            return Path(chosen)
+        raise BackendError(
+            f"{HELPER_VARIABLE} is {chosen}, which is no program; correct or unset it"
+        )
+    if sys.platform != "linux":
+        raise BackendError("the NPU helper runs on Linux and Android only")
+    compiler = find_compiler(os.environ)
+    target = cache_folder() / "npu-helper" / _build_name(compiler) / EXECUTABLE
+    if not target.exists():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        compile_helper(compiler, target)
+    return target
+
+
+def helper_source() -> Path:
+    """The helper's C++ file; raises BackendError if the installation lacks it."""
+    for root in (_PACKAGE, _PACKAGE.parents[1]):  # an installed wheel, a checkout
+        if (root / _SOURCE).is_file():
+            return root / _SOURCE
+    raise BackendError("this installation lacks the NPU helper's source")
+
+
+def ndk_compiler(ndk: Path) -> str:
+    """An Android NDK's compiler for 64-bit ARM; raises BackendError if it is not there."""
+    name = f"aarch64-linux-android{ANDROID_API}-clang++"
+    for compiler in ndk.glob(f"toolchains/llvm/prebuilt/*/bin/{name}"):
+        return str(compiler)
+    raise BackendError(f"{ndk} is no Android NDK: it has no {name}")
+
+
+def compile_helper(compiler: str, target: Path) -> None:
+    """Compile the helper with a compiler (its path) into the file `target`.
+
+    Raises:
+        BackendError: the compiler does not run, fails or takes too long.
+    """
+    partial = atomic.partial_path(target)
+    command = [compiler, *FLAGS, str(helper_source()), "-o", str(partial), *LIBRARIES]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=TIME_LIMIT_S)
+        if done.returncode != 0:
+            reason = likely_reason(done.stdout + done.stderr)
+            raise BackendError(f"the NPU helper cannot be compiled: {reason}")
+        os.replace(partial, target)
+    except OSError as error:
+        raise BackendError(f"the NPU helper cannot be compiled: {error}") from None
+    except subprocess.TimeoutExpired:
+        raise BackendError(
+            f"the NPU helper cannot be compiled: {compiler} took more than {TIME_LIMIT_S} s"
+        ) from None
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _build_name(compiler: str) -> str:
+    """What decides the outcome: the source, the compiler and the flags."""
+    digest = hashlib.sha256(helper_source().read_bytes())
+    digest.update(repr((compiler_version(compiler), FLAGS, LIBRARIES)).encode())
+    return f"{platform.machine().lower()}-{digest.hexdigest()[:12]}"

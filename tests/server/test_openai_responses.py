@@ -41,6 +41,19 @@ def test_the_text_is_that_of_a_chat(client: openai.OpenAI) -> None:
     assert response.status == "incomplete" and response.incomplete_details is not None
     assert response.incomplete_details.reason == "max_output_tokens"
     assert response.usage is not None and response.usage.output_tokens == 12
+    assert response.completed_at is None
+
+
+def test_what_the_request_leaves_open_is_reported(client: openai.OpenAI) -> None:
+    tool = {"type": "function", "name": "look", "parameters": {"type": "object"}}
+    options = {"top_p": 0.5, "tools": [tool], "tool_choice": "none", "max_output_tokens": 400}
+    response = respond(client, input="Say hi.", prompt_cache_key="k", **options)
+    assert (response.temperature, response.top_p) == (0, 0.5)
+    body = response.model_dump()
+    assert body["frequency_penalty"] == 0 and body["prompt_cache_key"] == "k"
+    assert body["tools"][0]["strict"] is None and body["tools"][0]["description"] is None
+    assert response.status == "completed"
+    assert response.completed_at is not None and response.completed_at >= response.created_at
 
 
 def test_a_conversation_as_items(client: openai.OpenAI) -> None:

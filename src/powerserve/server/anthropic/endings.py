@@ -10,22 +10,33 @@ from powerserve.server.events import Ended, Usage
 
 def ending(ended: Ended, *, called_tools: bool) -> dict[str, Any]:
     """`stop_reason`, and the stop sequence if it is the reason."""
-    return {"stop_reason": _reason(ended, called_tools), "stop_sequence": ended.stop_text}
-
-
-def usage_body(usage: Usage) -> dict[str, int]:
-    """The `usage` object; its three counts of input add up to the prompt."""
-    return input_usage(usage.num_prompt_tokens, usage.num_cached_tokens) | {
-        "output_tokens": usage.num_generated
+    return {
+        "stop_reason": _reason(ended, called_tools),
+        "stop_sequence": ended.stop_text,
+        "stop_details": None,  # of refusals
+        "container": None,
     }
 
 
-def input_usage(num_prompt_tokens: int, num_cached_tokens: int = 0) -> dict[str, int]:
-    """The part of `usage` that is about the prompt."""
+def usage_body(usage: Usage) -> dict[str, Any]:
+    """The `usage` object; its three counts of input add up to the prompt."""
+    return usage_counts(usage.num_prompt_tokens, usage.num_cached_tokens, usage.num_generated)
+
+
+def usage_counts(
+    num_prompt_tokens: int, num_cached_tokens: int = 0, num_generated: int = 0
+) -> dict[str, Any]:
+    """The `usage` object with these counts; null is for what no model on this machine has."""
     return {
         "input_tokens": num_prompt_tokens - num_cached_tokens,
         "cache_creation_input_tokens": 0,
         "cache_read_input_tokens": num_cached_tokens,
+        "output_tokens": num_generated,
+        "cache_creation": None,
+        "inference_geo": None,
+        "output_tokens_details": None,
+        "server_tool_use": None,
+        "service_tier": None,
     }
 
 

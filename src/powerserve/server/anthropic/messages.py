@@ -62,7 +62,7 @@ def _blocks(choice: Choice, shows_thinking: bool) -> Iterator[dict[str, Any]]:
     if choice.reasoning and shows_thinking:
         yield {"type": "thinking", "thinking": choice.reasoning, "signature": ""}
     if choice.text:
-        yield {"type": "text", "text": choice.text}
+        yield {"type": "text", "text": choice.text, "citations": None}
     for call in choice.tool_calls:
         yield tool_use_block(call) | {"input": _arguments(call)}
 

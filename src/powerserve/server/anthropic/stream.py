@@ -7,14 +7,14 @@ from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 from powerserve.server.answer import Answer, Delta
-from powerserve.server.anthropic.endings import ending, input_usage, usage_body
+from powerserve.server.anthropic.endings import ending, usage_body, usage_counts
 from powerserve.server.content import Content, ToolCallDelta
 from powerserve.server.events import Ended
 from powerserve.server.surface import sse_frame
 
 Event = dict[str, Any]
 _THINKING = {"type": "thinking", "thinking": "", "signature": ""}
-_TEXT = {"type": "text", "text": ""}
+_TEXT = {"type": "text", "text": "", "citations": None}
 
 
 class MessageStream:
@@ -43,8 +43,10 @@ class MessageStream:
             "content": [],
             "stop_reason": None,
             "stop_sequence": None,
+            "stop_details": None,
+            "container": None,
             # How much of it is cached is not known before it is computed.
-            "usage": input_usage(answer.num_prompt_tokens) | {"output_tokens": 0},
+            "usage": usage_counts(answer.num_prompt_tokens),
         }
         return {"type": "message_start", "message": message}
 
@@ -103,7 +105,13 @@ class MessageStream:
 def tool_use_block(call: ToolCallDelta) -> dict[str, Any]:
     """The block of a call, without its input."""
     call_id = call.call_id.replace("call_", "toolu_", 1)
-    return {"type": "tool_use", "id": call_id, "name": call.name, "input": {}}
+    return {
+        "type": "tool_use",
+        "id": call_id,
+        "name": call.name,
+        "input": {},
+        "caller": {"type": "direct"},
+    }
 
 
 def _frame(event: Event) -> bytes:

@@ -96,7 +96,7 @@ def _completion(
     body: ChatRequest, answer: Answer, choices: list[Choice], compat: bool
 ) -> dict[str, Any]:
     return {
-        "id": new_id("powerserve-chat"),
+        "id": new_id("powerserve-chat" if compat else "chatcmpl"),
         "object": "chat.completion",
         "created": int(time.time()),
         "model": body.model or answer.runner.name,
@@ -106,7 +106,12 @@ def _completion(
 
 
 def _choice(index: int, choice: Choice) -> dict[str, Any]:
-    message: dict[str, Any] = {"role": "assistant", "content": choice.text, "refusal": None}
+    message: dict[str, Any] = {
+        "role": "assistant",
+        "content": choice.text,
+        "refusal": None,
+        "annotations": [],
+    }
     if choice.reasoning:
         message["reasoning_content"] = choice.reasoning
     if choice.tool_calls:

@@ -25,7 +25,7 @@ class ChatStream:
         self._endings: dict[int, Ended] = {}
         self._callers: set[int] = set()  # choices that called tools
         self._base = {
-            "id": new_id("powerserve-chat"),
+            "id": new_id("powerserve-chat" if compat else "chatcmpl"),
             "object": "chat.completion.chunk",
             "created": int(time.time()),
             "model": body.model,

@@ -78,7 +78,7 @@ def _completion(
     body: CompletionRequest, echoes: list[str], answer: Answer, choices: list[Choice], compat: bool
 ) -> dict[str, Any]:
     return {
-        "id": new_id("powerserve-completion"),
+        "id": new_id("powerserve-completion" if compat else "cmpl"),
         "object": "text_completion",
         "created": int(time.time()),
         "model": body.model or answer.runner.name,
@@ -117,7 +117,7 @@ class _CompletionStream:
         self._endings: dict[int, Ended] = {}
         self._offsets: dict[int, int] = {}  # characters sent of each choice
         self._base = {
-            "id": new_id("powerserve-completion"),
+            "id": new_id("powerserve-completion" if compat else "cmpl"),
             "object": "text_completion",
             "created": int(time.time()),
             "model": body.model,

@@ -98,7 +98,7 @@ class GenerationFields(GrammarFields, kw_only=True):
 
 
 def new_id(prefix: str) -> str:
-    """A fresh id, such as `powerserve-chat-…`; says nothing about other requests."""
+    """A fresh id, such as `chatcmpl-…`; says nothing about other requests."""
     return f"{prefix}-{secrets.token_hex(12)}"
 
 

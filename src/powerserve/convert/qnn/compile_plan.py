@@ -1,0 +1,86 @@
+"""All binaries of a model: compiled side by side, as far as processors and memory go."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+
+from powerserve.convert.qnn.child import ChildProcesses
+from powerserve.convert.qnn.compiler import (
+    CompiledBinary,
+    CompileJob,
+    CompileOptions,
+    compile_binary,
+)
+from powerserve.convert.qnn.parallel import Piece, run_side_by_side
+from powerserve.convert.qnn.plan import BuildFolder, Part, Plan
+from powerserve.core import machine
+from powerserve.storage.progress import Progress
+
+
+@dataclass(frozen=True, slots=True)
+class CompiledPart:
+    """The binaries of a part.
+
+    Attributes:
+        device: with all batch sizes, ascending.
+        emulator: one for each batch size; empty if none were wanted.
+    """
+
+    device: CompiledBinary
+    emulator: Mapping[int, CompiledBinary]
+
+    def graph_name(self, plan: Plan, batch_size: int) -> str:
+        """What the graph is called in the device's binary."""
+        return self.device.graph_names[plan.sizes.batch_sizes.index(batch_size)]
+
+
+def compile_plan(
+    plan: Plan,
+    build: BuildFolder,
+    options: CompileOptions,
+    num_processes: int,
+    progress: Progress,
+    *,
+    for_emulator: bool,
+) -> dict[Part, CompiledPart]:
+    """Compile every part for the device, and for the emulator if that is wanted.
+
+    Raises:
+        BackendError: the compiler refuses a graph, crashes or runs out of time or memory.
+    """
+    batch_sizes = plan.sizes.batch_sizes if for_emulator else ()
+    jobs = [(part, size) for part in plan.parts for size in (None, *batch_sizes)]
+    with ChildProcesses() as children, progress.count("compiling", len(jobs)) as advance:
+        pieces = [
+            Piece(
+                partial(compile_binary, _job(plan, build, part, size, options), options, children),
+                plan.compile_memory(part),
+            )
+            for part, size in jobs
+        ]
+        done: dict[tuple[Part, int | None], CompiledBinary] = {}
+        memory = machine.available_memory()
+        for index, binary in run_side_by_side(pieces, num_processes, memory, children.end):
+            done[jobs[index]] = binary
+            advance(1)
+    return {
+        part: CompiledPart(done[part, None], {size: done[part, size] for size in batch_sizes})
+        for part in plan.parts
+    }
+
+
+def _job(
+    plan: Plan, build: BuildFolder, part: Part, batch_size: int | None, options: CompileOptions
+) -> CompileJob:
+    """One batch size for the emulator, or all of them for the device (None)."""
+    soc = options.soc.part
+    if batch_size is None:
+        graphs = tuple(build.onnx_file(part, size) for size in plan.sizes.batch_sizes)
+        binary = build.device_binary(part, soc)
+    else:
+        graphs = (build.onnx_file(part, batch_size),)
+        binary = build.emulator_binary(part, batch_size, soc)
+    binary.parent.mkdir(parents=True, exist_ok=True)
+    return CompileJob(graphs, binary)

@@ -1,0 +1,131 @@
+"""The quantised graphs of a model as ONNX files: one per part and batch size, weights kept once."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+
+import msgspec
+
+from powerserve.convert.qnn.calibration import Calibration, QuantisedLayer, quantise_layers
+from powerserve.convert.qnn.lowering import lower_chunk, lower_lm_head
+from powerserve.convert.qnn.onnx_graph import WEIGHTS_FILE, WeightFile
+from powerserve.convert.qnn.plan import BuildFolder, Part, Plan
+from powerserve.convert.qnn.qdq import QuantisedLinear, QuantisedLinears
+from powerserve.convert.qnn.source import NpuModel
+from powerserve.core.errors import ConfigError
+from powerserve.storage import atomic
+from powerserve.storage.json_file import read_json, write_json
+from powerserve.storage.progress import Progress
+
+RECORD = "quantised.json"
+FORMAT_VERSION = 1  # to be raised when the same request gives other graphs
+
+
+@dataclass(frozen=True, slots=True)
+class QuantisedRecord:
+    """What a build folder holds: `key` tells requests apart.
+
+    `layer_errors` are QuantisedLayer.error of every layer.
+    """
+
+    key: str
+    layer_errors: tuple[float, ...]
+
+
+def write_quantised(
+    model: NpuModel,
+    source: Path,
+    plan: Plan,
+    calibration: Calibration,
+    build: BuildFolder,
+    progress: Progress,
+) -> QuantisedRecord:
+    """Quantise the model and write its graphs, unless the same request has done it already.
+
+    `source` is what the model was opened from. Raises a PowerServeError or OSError.
+    """
+    key = _key(source, plan, calibration)
+    if (known := _finished(build, plan, key)) is not None:
+        return known
+    (build.path / RECORD).unlink(missing_ok=True)
+    errors: list[float] = []
+    layers = _counted(quantise_layers(model, calibration), plan.config.num_layers + 1, progress)
+    for part in plan.chunks:
+        found = list(islice(layers, part.end_layer - part.start_layer))
+        errors += [layer.error for layer in found]
+        _write_part(model, plan, part, _merged(found), calibration, build)
+    if plan.lm_head is not None:
+        _write_part(model, plan, plan.lm_head, next(layers).linears, calibration, build)
+    record = QuantisedRecord(key, tuple(errors))
+    write_json(build.path / RECORD, asdict(record))
+    return record
+
+
+def _counted(
+    layers: Iterator[QuantisedLayer], total: int, progress: Progress
+) -> Iterator[QuantisedLayer]:
+    with progress.count("quantising", total) as advance:
+        for layer in layers:
+            advance(1)
+            yield layer
+
+
+def _merged(layers: list[QuantisedLayer]) -> dict[str, QuantisedLinear]:
+    return {name: linear for layer in layers for name, linear in layer.linears.items()}
+
+
+def _write_part(
+    model: NpuModel,
+    plan: Plan,
+    part: Part,
+    linears: Mapping[str, QuantisedLinear],
+    calibration: Calibration,
+    build: BuildFolder,
+) -> None:
+    """Write the graphs of a part for all batch sizes, and the weights that they share."""
+    folder = build.path / part.folder
+    folder.mkdir(parents=True, exist_ok=True)
+    writer = QuantisedLinears(linears)
+    with atomic.new_file(folder / WEIGHTS_FILE) as file:
+        weights = WeightFile(file, WEIGHTS_FILE)
+        for batch_size in plan.sizes.batch_sizes:
+            if part.is_lm_head:
+                graph = lower_lm_head(model, batch_size, writer)
+            else:
+                shape = plan.shape(part, batch_size)
+                graph = lower_chunk(model, shape, calibration.lowering, writer)
+            graph.save(build.onnx_file(part, batch_size), weights)
+
+
+def _finished(build: BuildFolder, plan: Plan, key: str) -> QuantisedRecord | None:
+    try:
+        record = read_json(build.path / RECORD, QuantisedRecord)
+    except ConfigError:
+        return None
+    files = (
+        build.onnx_file(part, batch_size)
+        for part in plan.parts
+        for batch_size in plan.sizes.batch_sizes
+    )
+    return record if record.key == key and all(path.is_file() for path in files) else None
+
+
+def _key(source: Path, plan: Plan, calibration: Calibration) -> str:
+    """A digest of everything that decides what the graphs are."""
+    files = [source] if source.is_file() else sorted((*source.glob("*"), *source.glob("ggml/*")))
+    identity = [
+        (str(path), path.stat().st_size, path.stat().st_mtime_ns)
+        for path in files
+        if path.is_file()
+    ]
+    request = (FORMAT_VERSION, identity, plan, calibration)
+    return hashlib.sha256(msgspec.json.encode(request, enc_hook=_plain)).hexdigest()
+
+
+def _plain(value: object) -> object:
+    """What has no form in JSON, as something that has."""
+    return sorted(value) if isinstance(value, frozenset) else str(value)

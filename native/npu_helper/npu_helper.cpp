@@ -285,12 +285,14 @@ std::string text_of(const qnn::Version& v) {
   return std::to_string(v.major) + '.' + std::to_string(v.minor) + '.' + std::to_string(v.patch);
 }
 
-// Error lines that the libraries logged since the last `take`, from whichever of their threads.
+// Error lines that the libraries logged since the last `take`, from whichever of their threads. They
+// also go to standard error, where the client finds the last one if the libraries crash next.
 class ErrorLog {
  public:
   void add(const char* format, va_list values) {
     char line[512];
     vsnprintf(line, sizeof line, format, values);
+    fprintf(stderr, "%s\n", line);
     std::lock_guard<std::mutex> lock(mutex_);
     if (lines_.size() < kMaxLines) lines_.emplace_back(line);
   }

@@ -137,13 +137,16 @@ def qnn_version(build_id: str) -> tuple[int, ...]:
 
 
 def ending(status: int) -> str:
-    """How a child process ended, in words that follow its name."""
+    """How a child process ended (its status as `subprocess` gives it), in words after its name."""
     if status >= 0:
         return f"ended with status {status}"
     try:
-        return f"crashed ({signal.Signals(-status).name})"
+        number = signal.Signals(-status)
     except ValueError:
-        return f"crashed (signal {-status})"
+        return f"was ended by signal {-status}"
+    if number is signal.SIGKILL:
+        return "was killed (SIGKILL; if nobody did that by hand, memory ran out)"
+    return f"crashed ({number.name})"
 
 
 def _check_tensors(

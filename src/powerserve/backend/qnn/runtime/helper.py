@@ -21,7 +21,7 @@ from powerserve.backend.qnn.inspect import (
 from powerserve.backend.qnn.libraries import QnnLibraries
 from powerserve.backend.qnn.runtime.base import Array, CompiledGraph, GraphRequest, Runtime
 from powerserve.backend.qnn.runtime.buffers import InputBuffers, allocate
-from powerserve.backend.qnn.runtime.helper_process import HelperProcess, HelperRefusal
+from powerserve.backend.qnn.runtime.helper_process import HelperError, HelperProcess
 from powerserve.backend.qnn.runtime.messages import (
     Allocation,
     BoundGraph,
@@ -98,8 +98,8 @@ class HelperRuntime(Runtime):
         request = load_request(binary)
         try:
             return self._process.ask(request, LoadedContext, f"loading {binary}").context
-        except HelperRefusal as refusal:
-            if reason := refused_because(info, self.device, refusal.failure.log):
+        except HelperError as error:
+            if reason := refused_because(info, self.device, error.log):
                 raise BackendError(f"{binary} cannot be loaded: {reason}") from None
             raise
 

@@ -7,7 +7,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -26,13 +26,12 @@ ANDROID_FOLDERS = ("/system/lib64", "/vendor/lib64")  # in this order: both have
 A = TypeVar("A")
 
 
-class HelperRefusal(BackendError):
-    """The helper could not do a request; `failure` has the details."""
+class HelperError(BackendError):
+    """The helper could not do a request or did not survive it; `log`: what QNN said meanwhile."""
 
-    def __init__(self, action: str, failure: Failure) -> None:
-        details = "; ".join((failure.text, *failure.log[:1]))
-        super().__init__(f"{action} failed: {details.strip().rstrip('.')}")
-        self.failure = failure
+    def __init__(self, message: str, log: Sequence[str]) -> None:
+        super().__init__(message)
+        self.log = log
 
 
 class HelperProcess:
@@ -56,23 +55,29 @@ class HelperProcess:
         Ctrl-C leaves the helper at work; its late reply is skipped.
 
         Raises:
-            HelperRefusal: it cannot be done.
-            BackendError: the helper crashed, was killed or took longer than the time limit.
+            HelperError: it cannot be done, or the helper crashed or was killed.
+            BackendError: it took longer than the time limit, or the helper ended earlier.
         """
         if self._obituary is not None:
             raise BackendError(self._obituary)
         self._serial += 1
+        log_start = os.fstat(self._log.fileno()).st_size
         try:
-            self._socket.settimeout(self._time_limit_s)
-            self._socket.sendall(request.frame(self._serial))
-            return self._reply(answer, action)
+            status, text = self._exchange(request)
         except TimeoutError:
             self._process.kill()
-            obituary = f"{action} took more than {self._time_limit_s:g} s and was stopped"
+            self._obituary = f"{action} took more than {self._time_limit_s:g} s and was stopped"
+            raise BackendError(self._obituary) from None
         except (ConnectionError, EOFError):
-            obituary = f"the NPU helper {self._how_it_ended()} while {action}"
-        self._obituary = obituary
-        raise BackendError(obituary)
+            how, log = ending(self._wait()), self._log_since(log_start)
+            last_words = f", saying “{log[-1]}”," if log else ""
+            self._obituary = f"the NPU helper {how}{last_words} while {action}"
+            raise HelperError(self._obituary, log) from None
+        if status == DONE:
+            return msgspec.json.decode(text, type=answer)
+        failure = msgspec.json.decode(text, type=Failure)
+        details = "; ".join((failure.text, *failure.log[:1])).strip().rstrip(".")
+        raise HelperError(f"{action} failed: {details}", failure.log)
 
     def take_descriptor(self) -> int:
         """The file descriptor that came with the last reply; the caller closes it."""
@@ -82,11 +87,7 @@ class HelperProcess:
         """End the helper; harmless if it has ended."""
         self._obituary = self._obituary or "the NPU helper was closed"
         self._socket.close()
-        try:
-            self._process.wait(END_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        self._wait()
         self._log.close()
 
     def _start(
@@ -106,18 +107,18 @@ class HelperProcess:
                 f"the NPU helper {executable} does not start: {error.strerror}"
             ) from None
 
-    def _reply(self, answer: type[A], action: str) -> A:
+    def _exchange(self, request: Request) -> tuple[int, str]:
+        """The status and text of the reply to a request."""
         deadline = time.monotonic() + self._time_limit_s
+        self._socket.settimeout(self._time_limit_s)
+        self._socket.sendall(request.frame(self._serial))
         while True:
             length, serial, status = HEAD.unpack(self._bytes(0, HEAD.size, deadline))
             end = LENGTH_SIZE + length
             text = self._bytes(HEAD.size, end, deadline).decode(errors="replace")
             del self._received[:end]
             if serial == self._serial:
-                break
-        if status != DONE:
-            raise HelperRefusal(action, msgspec.json.decode(text, type=Failure))
-        return msgspec.json.decode(text, type=answer)
+                return status, text
 
     def _bytes(self, start: int, end: int, deadline: float) -> bytes:
         """What was received from `start` to `end`, and stays there: Ctrl-C may come at any time."""
@@ -130,13 +131,19 @@ class HelperProcess:
                 raise EOFError
         return bytes(self._received[start:end])
 
-    def _how_it_ended(self) -> str:
-        how = ending(self._process.wait(END_TIMEOUT_S))
-        self._log.seek(0)
-        lines = self._log.read().decode(errors="replace").splitlines()
-        said = [line.strip() for line in lines if line.strip() and not line.startswith(" #")]
-        last_words = said[-1] if said else ""
-        return f"{how}, saying “{last_words}”," if last_words else how
+    def _wait(self) -> int:
+        """The exit status of the helper, which knows that it shall end."""
+        try:
+            return self._process.wait(END_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            return self._process.wait()
+
+    def _log_since(self, start: int) -> list[str]:
+        """The lines that the helper and the libraries printed since the log had `start` bytes."""
+        size = os.fstat(self._log.fileno()).st_size
+        text = os.pread(self._log.fileno(), size - start, start).decode(errors="replace")
+        return [line.strip() for line in text.splitlines() if line.strip()]
 
 
 def helper_environment(libraries: QnnLibraries, inherited: Mapping[str, str]) -> dict[str, str]:

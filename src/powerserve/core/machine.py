@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import os
 import platform
-import struct
 import sys
 from pathlib import Path
 
 CGROUP = Path("/sys/fs/cgroup")
-AUXILIARY_VECTOR = Path("/proc/self/auxv")
-# Keys of the vector, and the names of the bits of their values from the lowest on, as
-# /proc/cpuinfo has them. Source: Linux, arch/arm64/include/uapi/asm/hwcap.h.
+# Two words that the kernel hands to every process, and the names of their bits from the lowest
+# on, as /proc/cpuinfo has them. Source: getauxval(3); Linux, arch/arm64/include/uapi/asm/hwcap.h.
 AT_HWCAP, AT_HWCAP2 = 16, 26
 _ARM64_HWCAPS = (
     *("fp", "asimd", "evtstrm", "aes", "pmull", "sha1", "sha2", "crc32"),
@@ -101,18 +99,17 @@ def cpu_flags() -> frozenset[str]:
 
 
 def _arm64_flags() -> frozenset[str]:
-    """The flags in the auxiliary vector: pairs of 64-bit numbers, a key and its value."""
+    import ctypes  # slow to import
+
     try:
-        vector = AUXILIARY_VECTOR.read_bytes()
-    except OSError:
+        auxiliary_value = ctypes.CDLL(None).getauxval
+    except (OSError, AttributeError):
         return frozenset()
-    values = dict(struct.iter_unpack("<QQ", vector[: len(vector) // 16 * 16]))
+    auxiliary_value.restype = ctypes.c_ulong
     words = ((_ARM64_HWCAPS, AT_HWCAP), (_ARM64_HWCAPS2, AT_HWCAP2))
+    values = ((names, auxiliary_value(ctypes.c_ulong(key))) for names, key in words)
     return frozenset(
-        name
-        for names, key in words
-        for bit, name in enumerate(names)
-        if values.get(key, 0) >> bit & 1
+        name for names, value in values for bit, name in enumerate(names) if value >> bit & 1
     )
 
 

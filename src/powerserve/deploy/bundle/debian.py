@@ -35,7 +35,7 @@ def fetch_packages(names: tuple[str, ...], architecture: str, progress: Progress
     Raises:
         BundleError: there is no apt, no network, or no such package.
     """
-    root = cache_folder() / "deploy" / "debian" / SUITE
+    root = _root()
     packages = root / "packages"
     packages.mkdir(parents=True, exist_ok=True)
     with exclusive_lock(root / "lock", waiting=lambda: progress.note("waiting for another build")):
@@ -47,6 +47,11 @@ def fetch_packages(names: tuple[str, ...], architecture: str, progress: Progress
     if absent := [name for name, path in found.items() if path is None]:
         raise BundleError(f"Debian {SUITE} gave no {', '.join(absent)} for {architecture}")
     return [path for path in found.values() if path is not None]
+
+
+def forget_packages() -> None:
+    """Delete the packages in the cache, so that the newest revisions are fetched."""
+    shutil.rmtree(_root() / "packages", ignore_errors=True)
 
 
 def files_in(package: Path) -> Iterator[tuple[str, tarfile.TarInfo, bytes]]:
@@ -66,6 +71,10 @@ def version_of(package: Path) -> str:
     """`libc6_2.41-12_arm64.deb` -> `libc6 2.41-12`, without the epoch's escape."""
     name, version, _ = package.name.split("_")
     return f"{name} {version.replace('%3a', ':')}"
+
+
+def _root() -> Path:
+    return cache_folder() / "deploy" / "debian" / SUITE
 
 
 def _find(folder: Path, name: str, architecture: str) -> Path | None:

@@ -1,0 +1,149 @@
+"""Build a bundle: Python, its packages, PowerServe and ggml for a device, in one archive."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import powerserve
+from powerserve.backend.ggml.arm_levels import LEVELS
+from powerserve.backend.ggml.locate import PACKAGE_VERSION
+from powerserve.deploy.bundle import debian
+from powerserve.deploy.bundle.archive import write_archive, write_manifest
+from powerserve.deploy.bundle.bytecode import compile_python
+from powerserve.deploy.bundle.cross_ggml import build_levels, recipe_for
+from powerserve.deploy.bundle.elf_check import check_elf_files
+from powerserve.deploy.bundle.python_runtime import PYTHON, add_system_libraries, unpack_python
+from powerserve.deploy.bundle.target import Target
+from powerserve.deploy.bundle.toolchain import Toolchain, toolchain_for
+from powerserve.deploy.bundle.wheels import install_wheels
+from powerserve.storage import atomic
+from powerserve.storage.cache_folder import cache_folder
+from powerserve.storage.copying import file_errors
+from powerserve.storage.lock import exclusive_lock
+from powerserve.storage.progress import SILENT, Progress
+
+PACKAGE_FOLDER = Path(powerserve.__file__).parent
+START_FOLDER = Path(__file__).parent / "start"
+NUM_KEPT = 3  # bundles per target in the cache
+
+
+@dataclass(frozen=True, slots=True)
+class BundleOptions:
+    """How to build."""
+
+    ndk: Path | None = None  # the folder of an unpacked Android NDK
+    output: Path | None = None  # where to put the archive, besides the cache
+    force: bool = False  # build although nothing changed, with the newest Debian packages
+
+
+def build_bundle(
+    target: Target, options: BundleOptions | None = None, progress: Progress = SILENT
+) -> Path:
+    """The archive for `target`, built unless there is one of the same inputs in the cache.
+
+    Raises:
+        BundleError: a compiler or package is missing, or the result would not run.
+        BackendError: ggml does not compile.
+        DownloadError: ggml's source cannot be fetched.
+        UsageError: the output cannot be written.
+    """
+    options = options or BundleOptions()
+    toolchain = toolchain_for(target, options.ndk)
+    folder = cache_folder() / "deploy" / "bundles"
+    name = f"powerserve-{powerserve.__version__}-{target.name}.tar.gz"
+    archive = folder / f"{target.name}-{input_hash(target, toolchain)[:16]}" / name
+    archive.parent.mkdir(parents=True, exist_ok=True)
+    with exclusive_lock(
+        folder / "lock", waiting=lambda: progress.note("waiting for another build")
+    ):
+        if options.force:
+            debian.forget_packages()
+        if options.force or not archive.exists():
+            _build(target, toolchain, archive, progress)
+            _remove_old(folder, target, archive.parent)
+    if options.output is None:
+        return archive
+    with file_errors(f"cannot write {options.output}"):
+        atomic.write_bytes(options.output, archive.read_bytes())
+    return options.output
+
+
+def input_hash(target: Target, toolchain: Toolchain) -> str:
+    """A digest of all that decides what is built, save the revisions of Debian's packages."""
+    digest = hashlib.sha256()
+    recipes = [asdict(recipe_for(level, toolchain)) for level in LEVELS]
+    digest.update(json.dumps([asdict(target), PACKAGE_VERSION, recipes]).encode())
+    for path in sorted(PACKAGE_FOLDER.rglob("*")):
+        if path.is_file() and "__pycache__" not in path.parts:
+            digest.update(f"{path.relative_to(PACKAGE_FOLDER)}\0".encode())
+            digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def _build(target: Target, toolchain: Toolchain, archive: Path, progress: Progress) -> None:
+    levels = build_levels(toolchain, progress)
+    with tempfile.TemporaryDirectory(dir=archive.parent) as scratch:
+        root = Path(scratch) / "bundle"
+        for level, libraries in levels.items():
+            shutil.copytree(libraries, root / "ggml" / level.name)
+        _add_package(root / "lib/packages")
+        if target.has_python:
+            _add_python(root, progress)
+        _add_start(root, target)
+        _accept(root, target, toolchain)
+        write_archive(root, archive, progress)
+
+
+def _add_package(packages: Path) -> None:
+    """Copy PowerServe itself."""
+    unwanted = shutil.ignore_patterns("__pycache__", ".*")
+    shutil.copytree(PACKAGE_FOLDER, packages / "powerserve", ignore=unwanted)
+
+
+def _add_python(root: Path, progress: Progress) -> None:
+    home, licences = root / "lib/python", root / "licences"
+    progress.note("fetching Python packages")
+    install_wheels(root / "lib/packages")
+    unpack_python(root, licences, progress)
+    add_system_libraries(root / "lib/system", root, licences, progress)
+    compile_python(root, home, [home / "lib" / PYTHON, root / "lib/packages"], progress)
+
+
+def _add_start(root: Path, target: Target) -> None:
+    (root / "bin").mkdir()
+    python = "bundled-python.sh" if target.has_python else "device-python.sh"
+    for source, name in (("powerserve.sh", "powerserve"), (python, "python3")):
+        script = root / "bin" / name
+        script.write_text(f"#!{target.shell}\n{(START_FOLDER / source).read_text()}")
+        script.chmod(0o755)
+
+
+def _accept(root: Path, target: Target, toolchain: Toolchain) -> None:
+    check_elf_files(
+        root,
+        machine="aarch64",
+        system_libraries=toolchain.system_libraries,
+        min_alignment=toolchain.min_alignment,
+    )
+    write_manifest(
+        root,
+        {
+            "version": powerserve.__version__,
+            "target": target.name,
+            "ggml": PACKAGE_VERSION,
+            "compiler": toolchain.description,
+        },
+    )
+
+
+def _remove_old(folder: Path, target: Target, newest: Path) -> None:
+    """Delete all but the newest bundles for `target`."""
+    others = [path for path in folder.glob(f"{target.name}-*") if path != newest]
+    others.sort(key=lambda path: path.stat().st_mtime, reverse=True)
+    for path in others[NUM_KEPT - 1 :]:
+        shutil.rmtree(path, ignore_errors=True)

@@ -143,6 +143,22 @@ class CpuChunk:
         return outputs
 
 
+class CpuLMHead:
+    """The LM head for any number of rows."""
+
+    def __init__(self, graph: CpuGraph, batch_size: int) -> None:
+        self._graph = graph
+        self._batch_size = batch_size
+
+    def run(self, hidden: FloatArray) -> Iterator[Tensors]:
+        """The outputs for hidden states [T, embed_dim], batch by batch."""
+        for _, rows in _batches(hidden, self._batch_size):
+            padded = np.zeros((self._batch_size, hidden.shape[1]), np.float32)
+            padded[: len(rows)] = rows
+            outputs = self._graph.run({tensors.HIDDEN_IN: padded})
+            yield {name: values[: len(rows)] for name, values in outputs.items()}
+
+
 def chain_bias(shape: ChunkShape, start: int) -> npt.NDArray[np.float32]:
     """The mask of a chain that follows `start` cached tokens: [B, context]."""
     bias = np.full((shape.batch_size, shape.context_size), MASK_VALUE, np.float32)

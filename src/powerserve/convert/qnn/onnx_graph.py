@@ -15,7 +15,7 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper
 
-from powerserve.backend.qnn.tensors import GraphSpec, TensorSpec
+from powerserve.backend.qnn.tensors import F32, GraphSpec, TensorSpec
 from powerserve.storage import atomic
 
 OPSET = 21  # the first with block scales and 16-bit QuantizeLinear
@@ -94,6 +94,13 @@ class OnnxGraph:
             constant = values if isinstance(values, Constant) else constant_of(values)
             self.constants[name] = constant
         return name
+
+    def observe(self, name: str, num_features: int) -> None:
+        """Make a float32 tensor [B, num_features] an output, unless it is one already."""
+        spec = TensorSpec(name, F32, (self.spec.inputs[0].shape[0], num_features))
+        known = (*self.spec.outputs, *self.observed)
+        if all(each.name != name for each in known):
+            self.observed.append(spec)
 
     def model(self) -> onnx.ModelProto:
         """The graph with its constants inside; ONNX allows 2 GiB of them."""

@@ -1,0 +1,146 @@
+"""Quantisation of a model layer by layer, on the way of a text through it.
+
+Every layer is run in floating point on the hidden states of a text; its matrices are quantised with
+what was seen; the outputs of the quantised layer go into the next one, which can thus make up for
+errors of those before it. Memory holds one layer and the hidden states.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from powerserve.backend.base import FloatArray
+from powerserve.backend.qnn.tensors import ChunkShape
+from powerserve.convert.qnn.cpu_execution import CpuChunk, CpuGraph, CpuLMHead
+from powerserve.convert.qnn.linear import LinearWriter
+from powerserve.convert.qnn.lowering import LoweringOptions, lower_chunk, lower_lm_head
+from powerserve.convert.qnn.qdq import QuantisedLinear, QuantisedLinears
+from powerserve.convert.qnn.quantise import (
+    FLOAT_BITS,
+    QuantisationOptions,
+    ScaleSearch,
+    quantise_matrix,
+)
+from powerserve.convert.qnn.source import NpuModel
+from powerserve.convert.qnn.statistics import LinearObserver, LinearStatistics
+
+BATCH_SIZE = 128  # tokens that are computed at once
+
+Linears = Mapping[str, QuantisedLinear]
+
+
+@dataclass(frozen=True, slots=True)
+class QuantisedLayer:
+    """The matrices of one layer (or of the LM head) that are quantised, by part.
+
+    `error` is what quantisation changes in the layer's contribution to the residual stream:
+    ‖quantised - float‖ / ‖float‖ over the calibration text.
+    """
+
+    linears: Linears
+    error: float
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """How a model is quantised.
+
+    Attributes:
+        texts: token ids, each computed on its own from position 0.
+        num_threads: of the CPU; 0: all.
+    """
+
+    texts: Sequence[Sequence[int]]
+    quantisation: QuantisationOptions = field(default_factory=QuantisationOptions)
+    lowering: LoweringOptions = field(default_factory=LoweringOptions)
+    num_threads: int = 0
+
+
+def quantise_layers(model: NpuModel, calibration: Calibration) -> Iterator[QuantisedLayer]:
+    """Quantise the layers in order, and the LM head as the last."""
+    hidden = [model.embed(text) for text in calibration.texts]
+    for layer in range(model.config.num_layers):
+        quantised, hidden = _quantise_layer(model, layer, hidden, calibration)
+        yield quantised
+    yield _quantise_lm_head(model, hidden, calibration)
+
+
+def observe_layers(model: NpuModel, calibration: Calibration) -> Iterator[LinearObserver]:
+    """What the linear layers of each layer read and make when nothing is quantised."""
+    hidden = [model.embed(text) for text in calibration.texts]
+    for layer in range(model.config.num_layers):
+        observer = LinearObserver(with_hessian=False)
+        hidden = _run_layer(model, layer, hidden, calibration, observer)
+        yield observer
+
+
+def _quantise_layer(
+    model: NpuModel, layer: int, hidden: list[FloatArray], calibration: Calibration
+) -> tuple[QuantisedLayer, list[FloatArray]]:
+    options = calibration.quantisation
+    observer = LinearObserver(with_hessian=options.scales is ScaleSearch.GPTQ)
+    expected = _run_layer(model, layer, hidden, calibration, observer)
+    linears = _quantise(observer, options.weight_bits, options)
+    if not linears:
+        return QuantisedLayer({}, 0.0), expected
+    made = _run_layer(model, layer, hidden, calibration, QuantisedLinears(linears))
+    return QuantisedLayer(linears, _relative_error(made, expected, hidden)), made
+
+
+def _run_layer(
+    model: NpuModel,
+    layer: int,
+    hidden: list[FloatArray],
+    calibration: Calibration,
+    linears: LinearWriter,
+) -> list[FloatArray]:
+    """The hidden states after a layer, whose matrices `linears` writes."""
+    cache_size = max(len(each) for each in hidden)
+    shape = ChunkShape(layer, layer + 1, BATCH_SIZE, cache_size, cache_size + BATCH_SIZE)
+    graph = lower_chunk(model, shape, calibration.lowering, linears)
+    chunk = CpuChunk(CpuGraph.of(graph, calibration.num_threads), graph.spec, shape, model)
+    observe = linears.observe if isinstance(linears, LinearObserver) else None
+    return [chunk.run(each, observe=observe) for each in hidden]
+
+
+def _quantise_lm_head(
+    model: NpuModel, hidden: list[FloatArray], calibration: Calibration
+) -> QuantisedLayer:
+    options = calibration.quantisation
+    if options.lm_head_bits == FLOAT_BITS:
+        return QuantisedLayer({}, 0.0)
+    observer = LinearObserver(with_hessian=options.scales is ScaleSearch.GPTQ)
+    graph = lower_lm_head(model, BATCH_SIZE, observer)
+    lm_head = CpuLMHead(CpuGraph.of(graph, calibration.num_threads), BATCH_SIZE)
+    for states in hidden:
+        for outputs in lm_head.run(states):
+            observer.observe(outputs)
+    return QuantisedLayer(_quantise(observer, options.lm_head_bits, options), 0.0)
+
+
+def _quantise(observer: LinearObserver, bits: int, options: QuantisationOptions) -> Linears:
+    if bits == FLOAT_BITS:
+        return {}
+    return {
+        name: _quantise_linear(seen, bits, options)
+        for name, seen in observer.statistics.items()
+        if not seen.part.is_float
+    }
+
+
+def _quantise_linear(
+    seen: LinearStatistics, bits: int, options: QuantisationOptions
+) -> QuantisedLinear:
+    matrix = quantise_matrix(seen.part.matrix(), seen.input, bits, options)
+    return QuantisedLinear(matrix, seen.input.range, seen.output)
+
+
+def _relative_error(
+    made: list[FloatArray], expected: list[FloatArray], before: list[FloatArray]
+) -> float:
+    difference = sum(float(np.square(a - b).sum()) for a, b in zip(made, expected, strict=True))
+    change = sum(float(np.square(a - b).sum()) for a, b in zip(expected, before, strict=True))
+    return float(np.sqrt(difference / change)) if change else 0.0

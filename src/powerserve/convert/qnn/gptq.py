@@ -1,0 +1,67 @@
+"""Rounding that makes up for its own errors (GPTQ, Frantar et al. 2023).
+
+Columns are rounded one after another; what rounding a column changes in the layer's output is
+compensated, as far as inputs are correlated, in the columns that are not rounded yet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from powerserve.backend.base import FloatArray
+from powerserve.convert.qnn.scales import largest_code
+
+BLOCK_COLUMNS = 128  # columns whose effect on later ones is applied at once
+_DAMPING = 0.01  # of the mean of the Hessian's diagonal
+
+FindScales = Callable[[FloatArray, slice], FloatArray]
+"""Scales [rows] for the given columns [rows, n], which are those of the slice."""
+
+
+def gptq_codes(
+    weights: FloatArray, hessian: FloatArray, bits: int, group_size: int, find_scales: FindScales
+) -> tuple[FloatArray, FloatArray]:
+    """Codes [rows, columns] and scales [rows, columns / group_size].
+
+    `hessian` [columns, columns] is the sum of x·xᵀ over the layer's inputs. Every group of columns
+    gets its scales when it is reached, from its weights as they are by then.
+    """
+    remaining = np.ascontiguousarray(weights.T, np.float32)  # [columns, rows]
+    inverse = _inverse_factor(hessian)
+    codes, scales = np.empty_like(remaining), []
+    for start in range(0, len(remaining), BLOCK_COLUMNS):
+        block = slice(start, min(start + BLOCK_COLUMNS, len(remaining)))
+        errors = np.empty_like(remaining[block])
+        for column in range(block.start, block.stop):
+            if column % group_size == 0:
+                group = slice(column, column + group_size)
+                scales.append(find_scales(remaining[group].T, group))
+            codes[column], errors[column - start] = _round(
+                remaining[column], scales[-1], inverse[column, column], bits
+            )
+            later = slice(column + 1, block.stop)
+            remaining[later] -= np.outer(inverse[column, later], errors[column - start])
+        remaining[block.stop :] -= inverse[block, block.stop :].T @ errors
+    return codes.T, np.stack(scales, axis=1)
+
+
+def _round(
+    column: FloatArray, scales: FloatArray, pivot: float, bits: int
+) -> tuple[FloatArray, FloatArray]:
+    """Codes of one column [rows], and its error in units of the pivot."""
+    largest = largest_code(bits)
+    codes = np.clip(np.rint(column / scales), -largest - 1, largest)
+    return codes, (column - codes * scales) / np.float32(pivot)
+
+
+def _inverse_factor(hessian: FloatArray) -> FloatArray:
+    """The upper Cholesky factor of the damped Hessian's inverse."""
+    damped = hessian.astype(np.float64)
+    diagonal = np.diagonal(damped)
+    unused = diagonal <= 0  # features that were zero in every token: any rounding will do
+    damped[unused, unused] = 1
+    damped[np.diag_indices_from(damped)] += _DAMPING * max(float(diagonal.mean()), 1e-12)
+    factor: FloatArray = np.linalg.cholesky(np.linalg.inv(damped)).T.astype(np.float32)
+    return factor

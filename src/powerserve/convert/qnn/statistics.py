@@ -1,0 +1,95 @@
+"""What calibration sees of the inputs and outputs of linear layers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from powerserve.backend.base import FloatArray
+from powerserve.convert.qnn.cpu_execution import Tensors
+from powerserve.convert.qnn.linear import FloatLinears, LinearPart
+from powerserve.convert.qnn.onnx_graph import OnnxGraph
+
+
+@dataclass(slots=True)
+class ValueRange:
+    """The smallest and the largest number seen."""
+
+    low: float = 0.0  # a range always has zero in it, for zero to be represented exactly
+    high: float = 0.0
+
+    def add(self, values: FloatArray) -> None:
+        """Extend the range to `values`."""
+        self.low = min(self.low, float(values.min()))
+        self.high = max(self.high, float(values.max()))
+
+
+@dataclass(slots=True)
+class InputStatistics:
+    """Over all tokens, for the input of linear layers.
+
+    Attributes:
+        range: of all features.
+        absolute_sums: Σ|x| of each feature, float64 [features].
+        hessian: Σ x·xᵀ, float32 [features, features]; None: only `squares` are kept.
+        squares: Σ x² of each feature, float64 [features].
+    """
+
+    range: ValueRange
+    absolute_sums: npt.NDArray[np.float64]
+    squares: npt.NDArray[np.float64]
+    hessian: FloatArray | None
+
+    @classmethod
+    def empty(cls, num_features: int, *, with_hessian: bool) -> InputStatistics:
+        """Statistics of no token."""
+        shape = (num_features, num_features)
+        hessian = np.zeros(shape, np.float32) if with_hessian else None
+        return cls(ValueRange(), np.zeros(num_features), np.zeros(num_features), hessian)
+
+    def add(self, x: FloatArray) -> None:
+        """Count the tokens of x [T, features]."""
+        self.range.add(x)
+        self.absolute_sums += np.abs(x).sum(axis=0, dtype=np.float64)
+        self.squares += np.square(x, dtype=np.float64).sum(axis=0)
+        if self.hessian is not None:
+            self.hessian += x.T @ x
+
+
+@dataclass(frozen=True, slots=True)
+class LinearStatistics:
+    """Of one linear layer; layers with the same input share its statistics."""
+
+    part: LinearPart
+    input: InputStatistics
+    output: ValueRange
+
+
+@dataclass(slots=True)
+class LinearObserver(FloatLinears):
+    """Writes matrices in floating point, and gathers statistics of what they read and make."""
+
+    with_hessian: bool
+    statistics: dict[str, LinearStatistics] = field(default_factory=dict)  # by part
+    _inputs: dict[str, InputStatistics] = field(default_factory=dict)  # by tensor
+    _outputs: dict[str, ValueRange] = field(default_factory=dict)
+
+    def write(self, graph: OnnxGraph, part: LinearPart, x: str, output: str) -> None:
+        """Append a Gemm; its input and output become outputs of the graph."""
+        FloatLinears.write(self, graph, part, x, output)
+        if x not in self._inputs:
+            num_features = len(part.columns)
+            graph.observe(x, num_features)
+            self._inputs[x] = InputStatistics.empty(num_features, with_hessian=self.with_hessian)
+        graph.observe(output, len(part.rows))
+        self._outputs[output] = ValueRange()
+        self.statistics[part.name] = LinearStatistics(part, self._inputs[x], self._outputs[output])
+
+    def observe(self, outputs: Tensors) -> None:
+        """Count the tokens of one run of the graph."""
+        for name, inputs in self._inputs.items():
+            inputs.add(outputs[name])
+        for name, seen in self._outputs.items():
+            seen.add(outputs[name])

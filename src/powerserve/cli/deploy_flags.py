@@ -45,7 +45,12 @@ def add_model_flags(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--bundle", type=Path, metavar="FILE", help="send this one (default: build it if need be)"
     )
-    parser.add_argument("--ndk", type=Path, metavar="DIR", help="Android's NDK, for the bundle")
+    parser.add_argument(
+        "--npu-helper",
+        type=Path,
+        metavar="FILE",
+        help="native/npu_helper compiled for the device, without which its NPU is not used",
+    )
     parser.add_argument(
         "--sign",
         metavar="COMMAND",
@@ -68,26 +73,34 @@ def deploy_model(arguments: Namespace, progress: Progress) -> Deployed:
     """Bring program and model to the device that the flags mean. Raises a PowerServeError."""
     from powerserve.deploy.deployment import Order, deploy
     from powerserve.deploy.model_choice import Wish
+    from powerserve.deploy.npu import NpuParts
     from powerserve.deploy.selection import choose_device
 
     device = choose_device(arguments.device)
     wish = Wish(arguments.model, arguments.draft_model, arguments.use_spec)
     with _bundle(arguments, device, progress) as bundle:
-        use_npu = not arguments.no_qnn
-        order = Order(wish, bundle, use_npu, os.environ.get(SDK_VARIABLE))
+        parts = NpuParts(os.environ.get(SDK_VARIABLE), arguments.npu_helper)
+        order = Order(wish, bundle, None if arguments.no_qnn else parts)
         return deploy(device, order, progress)
 
 
 @contextmanager
 def _bundle(arguments: Namespace, device: Device, progress: Progress) -> Iterator[Path]:
-    bundle = arguments.bundle
-    if bundle is None or not bundle.is_file():
+    bundle = arguments.bundle or _built(device, progress)
+    if not bundle.is_file():
         raise UsageError(f"--bundle: there is no file {bundle}")
     if not arguments.sign:
         yield bundle
         return
     with tempfile.TemporaryDirectory() as folder:
         yield _signed(arguments.sign, bundle, Path(folder) / bundle.name)
+
+
+def _built(device: Device, progress: Progress) -> Path:
+    from powerserve.deploy.bundle.build import build_bundle
+    from powerserve.deploy.bundle.target import find_target
+
+    return build_bundle(find_target(device.bundle_target), progress=progress)
 
 
 def _signed(command: str, bundle: Path, output: Path) -> Path:

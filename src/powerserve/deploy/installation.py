@@ -47,13 +47,15 @@ def install(
     bundle: Bundle,
     folders: Sequence[FolderContents],
     progress: Progress,
+    *,
+    piece_bytes: int = PIECE_BYTES,
 ) -> None:
     """Make the device have the bundle and these folders; other models stay, old versions go.
 
-    What is there already is not sent again. After an interruption the same call continues. Raises
-    DeviceError.
+    What is there already is not sent again. After an interruption the same call continues, and at
+    most `piece_bytes` of a file were sent in vain. Raises DeviceError.
     """
-    sender = Sender(device, progress)
+    sender = Sender(device, progress, piece_bytes)
     sender.look()
     needs_bundle = device.run(["test", "-f", str(bundle.program)]).status != 0
     waiting = [each for each in folders if _listing(device, each.target) != each.listing]
@@ -80,7 +82,7 @@ def _check_space(
     if bundle is not None:
         needed += sender.num_missing_bytes([bundle.archive]) + bundle.unpacked_bytes
     if needed:
-        needed += PIECE_BYTES
+        needed += sender.piece_bytes
     free = free_bytes(device)
     if needed > free:
         raise DeviceError(
@@ -106,6 +108,7 @@ def _install_bundle(device: Device, sender: Sender, bundle: Bundle) -> None:
     device.check(
         f"set -e; rm -rf {unfinished}; mkdir -p {unfinished}\n"
         f"tar -xzf {archive} -C {unfinished}\n"
+        f"[ -f {unfinished / PROGRAM} ] || {{ echo 'the bundle has no {PROGRAM}'; exit 1; }}\n"
         f"rm -rf {bundle.folder}; mv {unfinished} {bundle.folder}; rm -f {archive}",
         UNPACK_TIMEOUT_S,
     )
@@ -126,6 +129,7 @@ def _install_folder(device: Device, sender: Sender, folder: FolderContents) -> N
         f"tar -xf {packed} -C {unfinished}",
         f"rm -f {_quoted(folder.target / CONTENTS_FILE)}",
         *_moves(sources, unfinished),
+        f"chmod -R 755 {unfinished}",  # programs may be among them
         f"mkdir -p {_quoted(folder.target.parent)}; rm -rf {_quoted(folder.target)}",
         f"mv {unfinished} {_quoted(folder.target)}; rm -f {packed}",
     ]

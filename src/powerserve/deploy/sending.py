@@ -32,12 +32,14 @@ class Sender:
 
     device: Device
     progress: Progress
-    piece_bytes: int = PIECE_BYTES
+    piece_bytes: int
     _there: dict[str, int] = field(default_factory=dict)  # sizes in `incoming/` by name
 
     def look(self) -> None:
         """See what an earlier attempt has left."""
-        listing = self.device.check(f"mkdir -p {INCOMING} && cd {INCOMING} && {_LIST}")
+        listing = self.device.check(
+            f"mkdir -p {INCOMING} && cd {INCOMING} && rm -f *.piece && {_LIST}"
+        )
         self._there = {name: int(size) for size, name in _ENTRY.findall(listing)}
 
     def num_missing_bytes(self, payloads: Iterable[Payload]) -> int:

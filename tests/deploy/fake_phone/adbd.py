@@ -13,7 +13,6 @@ import os
 import socket
 import sys
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
@@ -60,11 +59,8 @@ def main(settings: dict[str, Any]) -> None:
     print(listener.getsockname()[1], flush=True)
     while True:
         accepted = listener.accept()[0]
-        if settings["state"] == "offline":
-            time.sleep(3600)  # connected, but never a word
         accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        trusts = settings["state"] != "unauthorized"
-        connection = Connection(accepted, banner, services.serve, trusts)
+        connection = Connection(accepted, banner, services.serve, settings["is_authorized"])
         threading.Thread(target=connection.run, daemon=True).start()
 
 

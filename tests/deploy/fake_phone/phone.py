@@ -26,7 +26,7 @@ PIXEL = {"ro.product.model": "Fake 8", "ro.board.platform": "zuma", "ro.soc.mode
 class PhoneSettings:
     """How a phone behaves; adbd.py explains."""
 
-    state: str = "device"  # or unauthorized, offline
+    is_authorized: bool = True
     disk_mib: int | None = None  # None: as large as the host's
     cut_after_bytes: int | None = None
     shell_v2: bool = True
@@ -68,15 +68,16 @@ class FakePhone:
         self.port = int(self._process.stdout.readline())
 
     def stop(self) -> None:
-        """Switch it off."""
-        assert self._process is not None
-        self._process.kill()
-        self._process.communicate(timeout=TIMEOUT_S)
+        """Switch it off, if it is on."""
+        if self._process is not None:
+            self._process.kill()
+            self.wait_for_death()
 
     def wait_for_death(self) -> None:
         """Until the cable is pulled, as the settings told it."""
         assert self._process is not None
-        self._process.wait(timeout=TIMEOUT_S)
+        self._process.communicate(timeout=TIMEOUT_S)
+        self._process = None
 
     def _described(self, settings: PhoneSettings) -> dict[str, object]:
         return asdict(settings) | {
@@ -101,17 +102,24 @@ def adb_server(home: Path) -> Iterator[dict[str, str]]:
     """An adb server of our own; yields the environment variables that lead to it."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
-    variables = {"ANDROID_ADB_SERVER_PORT": str(port), "HOME": str(home), "ADB_MDNS": "0"}
+    variables = {"ANDROID_ADB_SERVER_PORT": str(port), "HOME": str(home)}
+    adb(variables, "start-server")
     try:
         yield variables
     finally:
         adb(variables, "kill-server")
 
 
+def connect(variables: dict[str, str], phone: FakePhone) -> None:
+    """Let adb find the phone, anew if it was there before."""
+    adb(variables, "disconnect", phone.serial)
+    adb(variables, "connect", phone.serial)
+
+
 def adb(variables: dict[str, str], *words: str) -> str:
     """What the real adb prints."""
     done = subprocess.run(
-        ["adb", *words],
+        [shutil.which("adb") or "/usr/bin/adb", *words],
         env=os.environ | variables,
         stdin=subprocess.DEVNULL,
         capture_output=True,

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import numpy as np
 import openai
 import pytest
 
+from powerserve import LLM
+from powerserve.core.dtypes import F16
+from powerserve.engine.loader import LoadOptions
+from powerserve.evaluate.scoring import batch_logits, token_nll
 from server_process import ServerProcess
 
 MODEL = "smollm2-135m"
@@ -75,6 +82,77 @@ def test_log_probabilities(client: openai.OpenAI) -> None:
         assert top[token] == logprob == max(top.values())
 
 
+TEXT = "The quick brown fox jumps over the lazy dog. " * 4
+
+
+@pytest.fixture(scope="module")
+def text_logprobs(smollm2: Path) -> list[float]:
+    """What perplexity's own scoring makes of TEXT's tokens but the first."""
+    with LLM(smollm2, LoadOptions(context_size=256)) as llm:
+        loaded = llm.loaded
+        token_ids = np.array(loaded.tokenizer.encode(TEXT), np.int32)
+        (logits,) = batch_logits(loaded.model, token_ids, batch_size=256, kv_dtype=F16)
+        return [float(-nll) for nll in token_nll(logits[:-1], token_ids[1:])]
+
+
+def check_prompt(choice: openai.types.CompletionChoice, logprobs: list[float]) -> None:
+    found = choice.logprobs
+    assert found is not None and found.tokens and found.token_logprobs
+    assert found.top_logprobs and found.text_offset
+    count = len(logprobs) + 1
+    assert "".join(found.tokens[:count]) == TEXT
+    assert found.token_logprobs[0] is None and found.top_logprobs[0] is None
+    assert found.token_logprobs[1:count] == pytest.approx(logprobs, abs=0.05)
+    for offset, token in zip(found.text_offset, found.tokens, strict=True):
+        assert choice.text[offset : offset + len(token)] == token
+
+
+@pytest.mark.parametrize("as_ids", [False, True])
+def test_echo_with_logprobs_scores_the_prompt(
+    client: openai.OpenAI, server: ServerProcess, text_logprobs: list[float], as_ids: bool
+) -> None:
+    prompt: object = TEXT
+    if as_ids:
+        with server.client() as http:
+            prompt = http.post("/tokenize", json={"content": TEXT}).json()["tokens"]
+    answer = complete(client, prompt=prompt, echo=True, logprobs=1, max_tokens=0)
+    (choice,) = answer.choices
+    assert choice.text == TEXT and choice.finish_reason == "length"
+    check_prompt(choice, text_logprobs)
+    assert choice.logprobs and len(choice.logprobs.tokens or ()) == len(text_logprobs) + 1
+    assert answer.usage is not None and answer.usage.completion_tokens == 0
+
+
+def test_an_answer_after_the_scored_prompt(
+    client: openai.OpenAI, text_logprobs: list[float]
+) -> None:
+    plain = complete(client, prompt=TEXT, logprobs=1).choices[0]
+    first, second = complete(client, prompt=[TEXT, TEXT], echo=True, logprobs=1).choices
+    for choice in (first, second):
+        assert choice.text == TEXT + plain.text
+        check_prompt(choice, text_logprobs)
+        assert choice.logprobs and plain.logprobs
+        assert (choice.logprobs.tokens or [])[-6:] == plain.logprobs.tokens
+
+
+def test_a_stream_begins_with_the_scored_prompt(
+    client: openai.OpenAI, text_logprobs: list[float]
+) -> None:
+    chunks = client.completions.create(
+        model=MODEL,
+        prompt=TEXT,
+        max_tokens=3,
+        temperature=0,
+        echo=True,
+        logprobs=0,
+        stream=True,
+    )
+    first, *rest = [chunk.choices[0] for chunk in chunks]
+    assert first.text == TEXT
+    check_prompt(first, text_logprobs)
+    assert rest[0].logprobs and rest[0].logprobs.text_offset == [len(TEXT)]
+
+
 def test_extra_fields_of_other_servers(client: openai.OpenAI) -> None:
     greedy = complete(client).choices[0].text
     assert complete(client, temperature=1.5, extra_body={"top_k": 1}).choices[0].text == greedy
@@ -89,7 +167,7 @@ def test_extra_fields_of_other_servers(client: openai.OpenAI) -> None:
     [
         ({"suffix": "the end"}, "suffix"),
         ({"best_of": 3}, "best_of"),
-        ({"echo": True, "logprobs": 1}, "echo"),
+        ({"echo": True, "logprobs": 21}, "logprobs"),
         ({"prompt": []}, "empty list"),
         ({"prompt": [1, "x"]}, "mix"),
         ({"prompt": [10**9]}, "token id"),

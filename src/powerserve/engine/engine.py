@@ -19,6 +19,7 @@ from powerserve.core.dtypes import DType
 from powerserve.core.errors import ContextLengthError, PowerServeError, UsageError
 from powerserve.core.tracing import GENERATED_TOKENS, NO_TRACER, Tracer
 from powerserve.engine.batching import batch_of
+from powerserve.engine.prompt_scores import PromptScores
 from powerserve.engine.scheduler import Chunk, Scheduler
 from powerserve.engine.sequence import FinishReason, Sequence
 from powerserve.engine.speculation import TreeDecoding
@@ -132,19 +133,30 @@ class Engine:
         return CacheUse(pool.num_cells, pool.num_cells - pool.num_free, kept)
 
     def add(
-        self, prompt: list[int], params: SamplingParams, constraint: Constraint | None = None
+        self,
+        prompt: list[int],
+        params: SamplingParams,
+        constraint: Constraint | None = None,
+        *,
+        score_prompt: bool = False,
     ) -> Sequence:
         """Queue a prompt; the answer follows `constraint`, which the sequence then owns.
+
+        With `score_prompt` the sequence's `prompt_scores` are complete when its first token comes,
+        with as many alternatives as `params.logprobs`; then no stored prefix can be used.
 
         Raises:
             ContextLengthError: the prompt leaves no room for an answer.
             UsageError: the prompt is empty or names a token that does not exist.
         """
         sequence = self._new_sequence(self._checked(prompt), params, constraint)
-        if params.max_tokens == 0:
+        if score_prompt:
+            scored = sequence.token_ids.copy()
+            sequence.prompt_scores = PromptScores(scored, params.logprobs or 0)
+        elif params.max_tokens == 0:
             sequence.finish(FinishReason.LENGTH)
-        else:
-            self._scheduler.add(sequence)
+            return sequence
+        self._scheduler.add(sequence)
         return sequence
 
     def step(self) -> list[TokenEvent]:
@@ -275,11 +287,22 @@ class Engine:
             if chunk.tree is not None:
                 events += self._follow(chunk, chunk.tree, logits[start:stop])
             else:
-                chunk.sequence.cells.append(chunk.token_ids, chunk.cells)
-                if stop > start:
-                    events.append(self._next(chunk, logits[start]))
+                events += self._proceed(chunk, logits[start:stop])
             start = stop
         return events
+
+    def _proceed(self, chunk: Chunk, logits: FloatArray) -> list[TokenEvent]:
+        """Note a chunk that is no tree, and draw if it was the last one before a token."""
+        sequence, completes = chunk.sequence, chunk.completes
+        if sequence.prompt_scores is not None and sequence.is_scoring:
+            sequence.prompt_scores.add(sequence.cells.length, logits)
+        sequence.cells.append(chunk.token_ids, chunk.cells)
+        if not completes:
+            return []
+        if not sequence.num_remaining:  # only the scores were wanted
+            sequence.finish(FinishReason.LENGTH)
+            return []
+        return [self._next(chunk, logits[-1])]
 
     def _next(self, chunk: Chunk, logits: FloatArray) -> TokenEvent:
         """The token after a chunk that is no tree."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +13,7 @@ from powerserve.cache.cells import CellPool
 from powerserve.cache.prefix import PrefixIndex, common_prefix
 from powerserve.cache.sequence import CopyCells
 from powerserve.engine.pace import PrefillPace
+from powerserve.engine.prompt_scores import MAX_ROWS
 from powerserve.engine.sequence import FinishReason, Sequence
 from powerserve.speculative.tree import FlatTree
 
@@ -41,6 +43,8 @@ class Chunk:
         """Tokens of which logits are computed."""
         if self.tree is not None:
             return len(self.tree)
+        if self.sequence.is_scoring:
+            return len(self.token_ids)
         return 1 if self.completes else 0
 
 
@@ -121,7 +125,8 @@ class Scheduler:
         for sequence in self.running:
             (decoding if sequence.is_decoding else prefilling).append(sequence)
         shares = [(sequence, 1) for sequence in decoding[: self._batch_size]]
-        return shares + prompt_shares(prefilling, self._pace.share(len(decoding)))
+        shares += prompt_shares(prefilling, self._pace.share(len(decoding)))
+        return list(_with_room_for_scores(shares))
 
     def _admit(self) -> None:
         """Let waiting sequences in while there is room for all they have to compute."""
@@ -139,7 +144,7 @@ class Scheduler:
 
     def _is_worth_waiting(self, sequence: Sequence) -> bool:
         """Whether a running sequence is about to compute what this one can share."""
-        if self._prefixes is None:
+        if self._prefixes is None or sequence.is_scoring:
             return False
         return any(
             common_prefix(other.token_ids, sequence.token_ids) - other.cells.length >= WORTH_WAITING
@@ -155,7 +160,7 @@ class Scheduler:
     def _reuse_prefix(self, sequence: Sequence) -> None:
         """Start the sequence with what is cached of it, and choose where the rest will lie."""
         tokens, cells = sequence.token_ids, np.empty(0, np.int64)
-        if self._prefixes is not None:
+        if self._prefixes is not None and not sequence.is_scoring:  # else all must be computed
             cells = self._longest_prefix(tokens, self._prefixes)
         if len(cells) and not self._pool.is_open(int(cells[-1]) + 1):
             cells = self._copied(cells, sequence)
@@ -232,6 +237,17 @@ def prompt_shares(prompts: list[Sequence], num_tokens: int) -> list[tuple[Sequen
         shares[sequence] = share + more
         rest -= more
     return [(sequence, share) for sequence, share in shares.items() if share]
+
+
+def _with_room_for_scores(shares: list[tuple[Sequence, int]]) -> Iterator[tuple[Sequence, int]]:
+    """The shares, those of prompts that are scored cut down to MAX_ROWS in all."""
+    room = MAX_ROWS
+    for sequence, count in shares:
+        if sequence.is_scoring:
+            count = min(count, room)
+            room -= count
+        if count:
+            yield sequence, count
 
 
 def _expected_length(sequence: Sequence) -> int:

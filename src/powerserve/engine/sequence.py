@@ -11,6 +11,7 @@ import numpy as np
 
 from powerserve.backend.base import Int32Array
 from powerserve.cache.sequence import SequenceCells
+from powerserve.engine.prompt_scores import PromptScores
 from powerserve.sampler.chain import Sampled, SamplerChain
 from powerserve.sampler.params import SamplingParams
 from powerserve.speculative.state import SequenceSpeculation
@@ -67,6 +68,7 @@ class Sequence:
         self.sampler = sampler
         self.cells = cells
         self.num_prompt_tokens = len(prompt)
+        self.prompt_scores: PromptScores | None = None  # None: nobody asked for them
         self.num_cached_tokens = 0  # of the prompt, taken from earlier sequences
         self.finish_reason: FinishReason | None = None
         self.speculation: SequenceSpeculation | None = None  # once it decodes with speculation
@@ -104,6 +106,11 @@ class Sequence:
         if self.params.max_tokens is None:
             return room
         return min(room, self.params.max_tokens - self.num_generated)
+
+    @property
+    def is_scoring(self) -> bool:
+        """Whether the logits of all tokens are needed, not only of the last one."""
+        return self.prompt_scores is not None and not self.prompt_scores.is_complete
 
     @property
     def is_decoding(self) -> bool:

@@ -9,7 +9,15 @@ from dataclasses import dataclass, field
 from powerserve.engine.sequence import FinishReason
 from powerserve.server.content import NOTHING, Content, ContentParser, ToolCallDelta
 from powerserve.server.errors import ApiError, ErrorKind
-from powerserve.server.events import Ended, Event, Failed, Piece, TokenLogprob, Usage
+from powerserve.server.events import (
+    Ended,
+    Event,
+    Failed,
+    Piece,
+    PromptScored,
+    TokenLogprob,
+    Usage,
+)
 from powerserve.server.model_runner import ModelRunner, OpenGeneration
 
 
@@ -21,6 +29,7 @@ class Delta:
     content: Content = NOTHING
     logprobs: tuple[TokenLogprob, ...] = ()
     ended: Ended | None = None
+    prompt: PromptScored | None = None
 
 
 @dataclass(slots=True)
@@ -32,6 +41,7 @@ class Choice:
     reasoning: str = ""
     tool_calls: list[ToolCallDelta] = field(default_factory=list)  # each whole
     logprobs: list[TokenLogprob] = field(default_factory=list)
+    prompt: PromptScored | None = None  # if it was asked for
 
 
 class Answer:
@@ -100,6 +110,8 @@ class Answer:
             match event:
                 case Failed(error):
                     raise error
+                case PromptScored():
+                    yield Delta(choice, prompt=event)
                 case Piece(text=text, logprobs=logprobs):
                     content = self._parsers[choice].feed(text)
                     if content or logprobs:
@@ -135,6 +147,7 @@ def _whole(deltas: Sequence[Delta]) -> Choice:
         reasoning="".join(delta.content.reasoning for delta in deltas),
         tool_calls=joined_calls([call for delta in deltas for call in delta.content.tool_calls]),
         logprobs=[logprob for delta in deltas for logprob in delta.logprobs],
+        prompt=next((delta.prompt for delta in deltas if delta.prompt is not None), None),
     )
 
 

@@ -27,7 +27,7 @@ from powerserve.server.events import (
     Prefilled,
     Usage,
 )
-from powerserve.server.logprobs import LogprobQueue
+from powerserve.server.logprobs import LogprobQueue, prompt_scored
 from powerserve.server.saved_prefixes import SavedPrefixes
 from powerserve.speculative.options import SpeculationCounters
 
@@ -44,6 +44,7 @@ class Task:
     params: SamplingParams
     constraint: Constraint | None = None  # the engine's once the task has begun
     visible: frozenset[int] = frozenset()  # control tokens that are part of the text
+    score_prompt: bool = False  # say how likely the prompt's tokens are
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +174,9 @@ class EngineThread:
     def _begin(self, command: Start) -> Report:
         task = command.task
         try:
-            sequence = self._loaded.engine.add(task.prompt, task.params, task.constraint)
+            sequence = self._loaded.engine.add(
+                task.prompt, task.params, task.constraint, score_prompt=task.score_prompt
+            )
         except Exception as error:  # of this request; the others shall not notice
             return [(command.key, Failed(error))]
         generation = _Generation(command.key, self._loaded, sequence, task.visible)
@@ -226,10 +229,12 @@ class _Generation:
         self.key = key
         self.sequence = sequence
         self._text = TextGeneration(loaded.engine, sequence, loaded.tokenizer, visible=visible)
+        self._tokenizer = loaded.tokenizer
         self._logprobs = LogprobQueue(loaded.tokenizer)
         self._num_tokens = 0
         self._num_prefilled = 0
         self._ended_by_token = False
+        self._has_told_scores = False
 
     def feed(self, event: TokenEvent) -> list[Event]:
         """The events that the engine's event amounts to."""
@@ -238,13 +243,21 @@ class _Generation:
         except PowerServeError as error:
             return [Failed(error)]
         self._note(piece)
-        events: list[Event] = []
+        events: list[Event] = self._scores()
         if piece.sampled is not None or piece.text:
             logprobs = self._logprobs.release(piece.text, all_shown=self._is_complete(piece))
             events.append(Piece(piece.text, int(piece.sampled is not None), logprobs))
         if piece.finish_reason is not None:
             events.append(self.ended())
         return events
+
+    def _scores(self) -> list[Event]:
+        """Those of the prompt, the first time that they are there."""
+        scores = self.sequence.prompt_scores
+        if scores is None or self._has_told_scores or not scores.is_complete:
+            return []
+        self._has_told_scores = True
+        return [prompt_scored(self._tokenizer, scores.scored)]
 
     def _note(self, piece: TextPiece) -> None:
         if piece.sampled is None:

@@ -40,6 +40,14 @@ class Prefilled:
 
 
 @dataclass(frozen=True, slots=True)
+class PromptScored:
+    """How likely the prompt's tokens are; comes before the first piece, if it was asked for."""
+
+    first_token: bytes  # follows nothing, so that it has no probability
+    rest: tuple[TokenLogprob, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Piece:
     """Text that is complete and certain; empty while a character or stop string is incomplete."""
 
@@ -86,4 +94,4 @@ class Embedded:
     vector: FloatArray  # float32 [embed_dim], of length one
 
 
-Event = Accepted | Prefilled | Piece | Ended | Failed | Embedded
+Event = Accepted | Prefilled | PromptScored | Piece | Ended | Failed | Embedded

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 
 from powerserve.sampler.chain import Sampled
-from powerserve.server.events import TokenChance, TokenLogprob
+from powerserve.server.events import PromptScored, TokenChance, TokenLogprob
 from powerserve.tokenizer.tokenizer import Tokenizer
 
 
@@ -26,9 +27,8 @@ class LogprobQueue:
         """Add a token that is part of the text."""
         if sampled.logprob is None:
             return
-        chosen = self._chance(sampled.token_id, sampled.logprob)
-        top = tuple(self._chance(token_id, logprob) for token_id, logprob in sampled.top_logprobs)
-        self._held.append((self._num_bytes, TokenLogprob(chosen, top)))
+        logprob = token_logprob(self._tokenizer, sampled, sampled.logprob)
+        self._held.append((self._num_bytes, logprob))
         self._num_bytes += len(self._tokenizer.token_bytes(sampled.token_id))
 
     def release(self, text: str, *, all_shown: bool = False) -> tuple[TokenLogprob, ...]:
@@ -39,6 +39,21 @@ class LogprobQueue:
             released.append(self._held.popleft()[1])
         return tuple(released)
 
-    def _chance(self, token_id: int, logprob: float) -> TokenChance:
-        text = self._tokenizer.token_bytes(token_id, special=True)
-        return TokenChance(token_id, text, logprob)
+
+def token_logprob(tokenizer: Tokenizer, sampled: Sampled, logprob: float) -> TokenLogprob:
+    """A token whose log-probability is `logprob`, and its alternatives, with their texts."""
+
+    def chance(token_id: int, logprob: float) -> TokenChance:
+        return TokenChance(token_id, tokenizer.token_bytes(token_id, special=True), logprob)
+
+    top = tuple(chance(token_id, logprob) for token_id, logprob in sampled.top_logprobs)
+    return TokenLogprob(chance(sampled.token_id, logprob), top)
+
+
+def prompt_scored(tokenizer: Tokenizer, scored: Sequence[Sampled]) -> PromptScored:
+    """The event for the tokens of a prompt, of which the first has no log-probability."""
+    first = tokenizer.token_bytes(scored[0].token_id, special=True)
+    rest = [
+        token_logprob(tokenizer, each, each.logprob) for each in scored if each.logprob is not None
+    ]
+    return PromptScored(first, tuple(rest))

@@ -89,7 +89,7 @@ def prepare(
     preparation = Preparation([], [])
     for prompt in request.prompts:
         start = _start(loaded, prompt, request.grammar)
-        preparation.tasks.extend(_tasks(loaded, start, all_params))
+        preparation.tasks.extend(_tasks(loaded, start, all_params, request.score_prompts))
         preparation.parsers.extend(start.make_parser() for _ in all_params)
     return preparation
 
@@ -124,11 +124,13 @@ def encode_texts(
     return encoded
 
 
-def _tasks(loaded: LoadedEngine, start: _Start, all_params: list[SamplingParams]) -> list[Task]:
+def _tasks(
+    loaded: LoadedEngine, start: _Start, all_params: list[SamplingParams], score_prompt: bool
+) -> list[Task]:
     constraint = _constraint(loaded, start)
     visible = loaded.tokenizer.token_ids(start.markup)
     return [
-        Task(start.token_ids, params, constraint and constraint.copy(), visible)
+        Task(start.token_ids, params, constraint and constraint.copy(), visible, score_prompt)
         for params in all_params
     ]
 

@@ -104,6 +104,7 @@ class GenerationRequest:
     sampling: Mapping[str, Any] = field(default_factory=dict)  # fields of SamplingParams given
     num_choices: int = 1
     grammar: Grammar | None = None
+    score_prompts: bool = False  # say how likely the prompts' tokens are
     keep_alive_s: float | None = None  # of the model, afterwards; None: as the settings say
 
     def __post_init__(self) -> None:

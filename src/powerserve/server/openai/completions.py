@@ -9,7 +9,7 @@ from typing import Any
 from powerserve.sampler.params import MAX_TOP_LOGPROBS
 from powerserve.server.answer import Answer, Choice, Delta
 from powerserve.server.errors import invalid
-from powerserve.server.events import Ended
+from powerserve.server.events import Ended, PromptScored
 from powerserve.server.openai.fields import (
     DONE,
     GenerationFields,
@@ -63,14 +63,13 @@ def _neutral(body: CompletionRequest, compat: bool) -> GenerationRequest:
         sampling=body.sampling(generated_tokens(body.model, asked_for, compat), _top(body)),
         num_choices=body.num_choices,
         grammar=body.chosen_grammar(),
+        score_prompts=bool(body.echo) and body.logprobs is not None,
     )
 
 
 def _top(body: CompletionRequest) -> int | None:
     if body.logprobs is not None and not 0 <= body.logprobs <= MAX_TOP_LOGPROBS:
         raise invalid(f"logprobs must be between 0 and {MAX_TOP_LOGPROBS}", "logprobs")
-    if body.logprobs is not None and body.echo:
-        raise invalid("echo cannot be combined with logprobs: those of a prompt are not computed")
     return body.logprobs
 
 
@@ -86,7 +85,7 @@ def _completion(
             {
                 "text": echoes[index] + choice.text,
                 "index": index,
-                "logprobs": completion_logprobs(choice.logprobs, 0),
+                "logprobs": completion_logprobs(choice.logprobs, len(echoes[index]), choice.prompt),
                 "finish_reason": finish_reason(choice.ended),
             }
             for index, choice in enumerate(choices)
@@ -115,7 +114,7 @@ class _CompletionStream:
         self._request = request
         self._compat = compat
         self._endings: dict[int, Ended] = {}
-        self._offsets: dict[int, int] = {}  # characters sent of each choice
+        self._offsets: dict[int, int] = {}  # characters of each choice so far
         self._base = {
             "id": new_id("powerserve-completion" if compat else "cmpl"),
             "object": "text_completion",
@@ -127,17 +126,22 @@ class _CompletionStream:
         """The whole stream."""
         async with serving.answer(self._request) as answer:
             self._base["model"] = self._base["model"] or answer.runner.name
-            for index, echo in enumerate(_echoes(self._body, self._request, answer)):
-                if echo:
+            echoes = _echoes(self._body, self._request, answer)
+            for index, echo in enumerate(echoes):
+                self._offsets[index] = len(echo)
+                if echo and not self._request.score_prompts:
                     yield self._chunk(index, echo)
             async for delta in answer.deltas():
-                yield self._delta_frame(delta)
+                if delta.prompt is None:
+                    yield self._delta_frame(delta)
+                else:
+                    yield self._prompt_frame(delta.choice, echoes[delta.choice], delta.prompt)
         if self._body.wants_usage:
             yield self._usage_frame()
         yield DONE
 
     def _delta_frame(self, delta: Delta) -> bytes:
-        offset = self._offsets.get(delta.choice, 0)
+        offset = self._offsets[delta.choice]
         self._offsets[delta.choice] = offset + len(delta.content.text)
         logprobs = completion_logprobs(delta.logprobs, offset)
         reason = None
@@ -145,6 +149,9 @@ class _CompletionStream:
             self._endings[delta.choice] = delta.ended
             reason = finish_reason(delta.ended)
         return self._chunk(delta.choice, delta.content.text, logprobs, reason)
+
+    def _prompt_frame(self, index: int, echo: str, prompt: PromptScored) -> bytes:
+        return self._chunk(index, echo, completion_logprobs((), len(echo), prompt))
 
     def _usage_frame(self) -> bytes:
         endings = [self._endings[index] for index in range(self._request.num_generations)]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from powerserve.server.answer import total_usage
-from powerserve.server.events import Ended, TokenChance, TokenLogprob, Usage
+from powerserve.server.events import Ended, PromptScored, TokenChance, TokenLogprob, Usage
 from powerserve.server.original import reported_usage
 
 
@@ -27,10 +27,26 @@ def chat_logprobs(logprobs: Sequence[TokenLogprob]) -> dict[str, Any] | None:
     return {"content": content, "refusal": None}
 
 
-def completion_logprobs(logprobs: Sequence[TokenLogprob], offset: int) -> dict[str, Any] | None:
-    """`logprobs` of a choice in a completion; `offset` is that of its first character."""
-    if not logprobs:
-        return None
+def completion_logprobs(
+    logprobs: Sequence[TokenLogprob], offset: int, prompt: PromptScored | None = None
+) -> dict[str, Any] | None:
+    """`logprobs` of a choice in a completion.
+
+    `offset` is that of the text behind the prompt. The tokens of a `prompt` come first; of them the
+    first one has no log-probability.
+    """
+    answer = _token_lists(logprobs, offset)
+    if prompt is None:
+        return answer if logprobs else None
+    lists = _token_lists(prompt.rest, 0)
+    surplus = offset - sum(map(len, lists["tokens"]))  # the first token's, if that is shown
+    lists["text_offset"] = [max(0, surplus + each) for each in lists["text_offset"]]
+    first = {"tokens": prompt.first_token.decode("utf-8", "replace"), "text_offset": 0}
+    return {name: [first.get(name), *lists[name], *answer[name]] for name in answer}
+
+
+def _token_lists(logprobs: Sequence[TokenLogprob], offset: int) -> dict[str, list[Any]]:
+    """One list for each thing to say about tokens; `offset` is where the first one begins."""
     offsets = []
     for each in logprobs:
         offsets.append(offset)

@@ -13,7 +13,7 @@ import numpy as np
 from powerserve.backend.base import FloatArray
 from powerserve.convert.qnn.scales import largest_code
 
-BLOCK_COLUMNS = 128  # columns whose effect on later ones is applied at once
+BLOCK_COLUMNS = 32  # columns whose effect on later ones is applied at once
 _DAMPING = 0.01  # of the mean of the Hessian's diagonal
 
 FindScales = Callable[[FloatArray, slice], FloatArray]
@@ -21,15 +21,14 @@ FindScales = Callable[[FloatArray, slice], FloatArray]
 
 
 def gptq_codes(
-    weights: FloatArray, hessian: FloatArray, bits: int, group_size: int, find_scales: FindScales
+    weights: FloatArray, inverse: FloatArray, bits: int, group_size: int, find_scales: FindScales
 ) -> tuple[FloatArray, FloatArray]:
     """Codes [rows, columns] and scales [rows, columns / group_size].
 
-    `hessian` [columns, columns] is the sum of x·xᵀ over the layer's inputs. Every group of columns
-    gets its scales when it is reached, from its weights as they are by then.
+    `inverse` is the `inverse_factor` of the layer's inputs. Every group of columns gets its scales
+    when it is reached, from its weights as they are by then.
     """
-    remaining = np.ascontiguousarray(weights.T, np.float32)  # [columns, rows]
-    inverse = _inverse_factor(hessian)
+    remaining = np.array(weights.T, np.float32, order="C")  # [columns, rows], a copy
     codes, scales = np.empty_like(remaining), []
     for start in range(0, len(remaining), BLOCK_COLUMNS):
         block = slice(start, min(start + BLOCK_COLUMNS, len(remaining)))
@@ -47,17 +46,8 @@ def gptq_codes(
     return codes.T, np.stack(scales, axis=1)
 
 
-def _round(
-    column: FloatArray, scales: FloatArray, pivot: float, bits: int
-) -> tuple[FloatArray, FloatArray]:
-    """Codes of one column [rows], and its error in units of the pivot."""
-    largest = largest_code(bits)
-    codes = np.clip(np.rint(column / scales), -largest - 1, largest)
-    return codes, (column - codes * scales) / np.float32(pivot)
-
-
-def _inverse_factor(hessian: FloatArray) -> FloatArray:
-    """The upper Cholesky factor of the damped Hessian's inverse."""
+def inverse_factor(hessian: FloatArray) -> FloatArray:
+    """The upper Cholesky factor of the inverse of Σ x·xᵀ [columns, columns], slightly damped."""
     damped = hessian.astype(np.float64)
     diagonal = np.diagonal(damped)
     unused = diagonal <= 0  # features that were zero in every token: any rounding will do
@@ -65,3 +55,12 @@ def _inverse_factor(hessian: FloatArray) -> FloatArray:
     damped[np.diag_indices_from(damped)] += _DAMPING * max(float(diagonal.mean()), 1e-12)
     factor: FloatArray = np.linalg.cholesky(np.linalg.inv(damped)).T.astype(np.float32)
     return factor
+
+
+def _round(
+    column: FloatArray, scales: FloatArray, pivot: float, bits: int
+) -> tuple[FloatArray, FloatArray]:
+    """Codes of one column [rows], and its error in units of the pivot."""
+    largest = largest_code(bits)
+    codes = np.clip(np.rint(column / scales), -largest - 1, largest)
+    return codes, (column - codes * scales) / np.float32(pivot)

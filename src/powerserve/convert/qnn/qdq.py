@@ -34,13 +34,12 @@ class QuantisedLinears:
     """Writes the matrices in `linears`, by part, quantised; others in floating point."""
 
     linears: Mapping[str, QuantisedLinear]
-    floats: FloatLinears = FloatLinears()
 
     def write(self, graph: OnnxGraph, part: LinearPart, x: str, output: str) -> None:
         """Append what computes `output` from `x`."""
         linear = self.linears.get(part.name)
         if linear is None:
-            self.floats.write(graph, part, x, output)
+            FloatLinears().write(graph, part, x, output)
             return
         rounded = f"{x}_dequantised"
         if not graph.has(rounded):  # layers with the same input share its rounding

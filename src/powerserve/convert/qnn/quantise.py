@@ -108,14 +108,12 @@ def _nearest(
 def _compensated(
     weights: FloatArray, seen: InputStatistics, bits: int, size: int
 ) -> tuple[FloatArray, FloatArray]:
-    if seen.hessian is None:
-        raise ValueError("GPTQ needs the Hessian of a layer's inputs")
     importance = _importance(seen)
 
     def find_scales(columns: FloatArray, where: slice) -> FloatArray:
         return mse_scales(columns, bits, importance[where])
 
-    return gptq_codes(weights, seen.hessian, bits, size, find_scales)
+    return gptq_codes(weights, seen.inverse_factor(), bits, size, find_scales)
 
 
 def _importance(seen: InputStatistics) -> FloatArray:

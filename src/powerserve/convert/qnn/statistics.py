@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from powerserve.backend.base import FloatArray
 from powerserve.convert.qnn.cpu_execution import Tensors
+from powerserve.convert.qnn.gptq import inverse_factor
 from powerserve.convert.qnn.linear import FloatLinears, LinearPart
 from powerserve.convert.qnn.onnx_graph import OnnxGraph
 
@@ -41,6 +42,7 @@ class InputStatistics:
     absolute_sums: npt.NDArray[np.float64]
     squares: npt.NDArray[np.float64]
     hessian: FloatArray | None
+    _inverse_factor: FloatArray | None = None
 
     @classmethod
     def empty(cls, num_features: int, *, with_hessian: bool) -> InputStatistics:
@@ -56,6 +58,15 @@ class InputStatistics:
         self.squares += np.square(x, dtype=np.float64).sum(axis=0)
         if self.hessian is not None:
             self.hessian += x.T @ x
+            self._inverse_factor = None
+
+    def inverse_factor(self) -> FloatArray:
+        """What GPTQ needs, computed once for all layers with this input."""
+        if self.hessian is None:
+            raise ValueError("the Hessian was not asked for")
+        if self._inverse_factor is None:
+            self._inverse_factor = inverse_factor(self.hessian)
+        return self._inverse_factor
 
 
 @dataclass(frozen=True, slots=True)

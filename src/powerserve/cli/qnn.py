@@ -11,6 +11,7 @@ from types import ModuleType
 
 # Each is a module `powerserve.cli.qnn_<name>` with `configure` and `execute`, as other commands.
 COMMANDS = {
+    "convert": "make the NPU's files of a model",
     "inspect": "describe a context binary",
     "simple-test": "compile small random graphs, run them and time them",
 }

@@ -10,13 +10,14 @@ from powerserve.backend.qnn.soc import Soc, find_soc, load_socs
 
 def add_soc_flags(parser: ArgumentParser, default: str) -> None:
     """`--soc` and `--soc-table`."""
-    parser.add_argument(
+    group = parser.add_argument_group("SoC")
+    group.add_argument(
         "--soc",
         default=default,
         metavar="NAME",
         help=f"what to compile for: 8gen3, 8650, SM8650, Qualcomm's number … (default: {default})",
     )
-    parser.add_argument(
+    group.add_argument(
         "--soc-table",
         type=Path,
         metavar="FILE",

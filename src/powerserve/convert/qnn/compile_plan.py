@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 
+from powerserve.convert.qnn.build_folder import BuildFolder
 from powerserve.convert.qnn.child import ChildProcesses
 from powerserve.convert.qnn.compiler import (
     CompiledBinary,
@@ -14,7 +15,7 @@ from powerserve.convert.qnn.compiler import (
     compile_binary,
 )
 from powerserve.convert.qnn.parallel import Piece, run_side_by_side
-from powerserve.convert.qnn.plan import BuildFolder, Part, Plan
+from powerserve.convert.qnn.plan import Part, Plan
 from powerserve.core import machine
 from powerserve.storage.progress import Progress
 

@@ -13,10 +13,12 @@ from powerserve.backend.qnn import tensors
 from powerserve.backend.qnn.runtime.base import GraphRequest, Runtime
 from powerserve.backend.qnn.tensors import ChunkShape
 from powerserve.backend.reference.rope import rope_tables
+from powerserve.convert.qnn.build_folder import BuildFolder
 from powerserve.convert.qnn.compile_plan import CompiledPart
 from powerserve.convert.qnn.cpu_execution import CpuChunk, CpuGraph, chain_bias
 from powerserve.convert.qnn.gate import Array, GraphErrors, Tensors, compare
-from powerserve.convert.qnn.plan import BuildFolder, Part, Plan
+from powerserve.convert.qnn.plan import Part, Plan
+from powerserve.convert.qnn.quantised_files import open_chunk
 from powerserve.convert.qnn.source import NpuModel
 
 NUM_PAST = 64  # tokens in the cache when graphs are compared
@@ -54,7 +56,7 @@ class GateRun:
             if part.is_lm_head:
                 yield from self._compare(part, compiled[part], partial(self._new, hidden))
             else:
-                chunk = self._chunk(part)
+                chunk = open_chunk(self._model, self._plan, self._build, part)
                 made = chunk.run(hidden)
                 inputs = _ChunkInputs(self._model, chunk, hidden, self._num_past)
                 yield from self._compare(part, compiled[part], inputs.of)
@@ -83,12 +85,6 @@ class GateRun:
     def _new(self, hidden: FloatArray, batch_size: int) -> Tensors:
         """The LM head's input: the tokens after those that are past."""
         return {tensors.HIDDEN_IN: hidden[self._num_past : self._num_past + batch_size]}
-
-    def _chunk(self, part: Part) -> CpuChunk:
-        """The chunk on the CPU with the largest batch size."""
-        shape = self._plan.shape(part, self._plan.sizes.batch_sizes[-1])
-        graph = self._cpu_graph(part, shape.batch_size)
-        return CpuChunk(graph, self._plan.spec(part, shape.batch_size), shape, self._model)
 
     def _cpu_graph(self, part: Part, batch_size: int) -> CpuGraph:
         return CpuGraph(self._build.onnx_file(part, batch_size), {}, num_threads=0)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
 
 from powerserve.backend.qnn.tensors import ChunkShape, GraphSpec, chunk_spec, lm_head_spec
 from powerserve.convert.qnn.memory import chunk_memory, lm_head_memory
@@ -128,22 +127,3 @@ def make_plan(
 def sorted_batch_sizes(batch_sizes: Sequence[int]) -> tuple[int, ...]:
     """Each once, ascending."""
     return tuple(sorted(set(batch_sizes)))
-
-
-@dataclass(frozen=True, slots=True)
-class BuildFolder:
-    """Where everything lies while a model is converted."""
-
-    path: Path
-
-    def onnx_file(self, part: Part, batch_size: int) -> Path:
-        """The quantised graph; weights lie beside it."""
-        return self.path / part.folder / f"batch_{batch_size}.onnx"
-
-    def device_binary(self, part: Part, soc: str) -> Path:
-        """All batch sizes in one binary, which share weights."""
-        return self.path / soc / f"{part.stem}.bin"
-
-    def emulator_binary(self, part: Part, batch_size: int, soc: str) -> Path:
-        """One batch size: what the emulator can load."""
-        return self.path / soc / "emulator" / f"{part.stem}_batch_{batch_size}.bin"

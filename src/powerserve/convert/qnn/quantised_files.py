@@ -10,10 +10,12 @@ from pathlib import Path
 
 import msgspec
 
+from powerserve.convert.qnn.build_folder import BuildFolder
 from powerserve.convert.qnn.calibration import Calibration, QuantisedLayer, quantise_layers
+from powerserve.convert.qnn.cpu_execution import CpuChunk, CpuGraph
 from powerserve.convert.qnn.lowering import lower_chunk, lower_lm_head
 from powerserve.convert.qnn.onnx_graph import WEIGHTS_FILE, WeightFile
-from powerserve.convert.qnn.plan import BuildFolder, Part, Plan
+from powerserve.convert.qnn.plan import Part, Plan
 from powerserve.convert.qnn.qdq import QuantisedLinear, QuantisedLinears
 from powerserve.convert.qnn.source import NpuModel
 from powerserve.core.errors import ConfigError
@@ -51,7 +53,7 @@ def write_quantised(
     key = _key(source, plan, calibration)
     if (known := _finished(build, plan, key)) is not None:
         return known
-    (build.path / RECORD).unlink(missing_ok=True)
+    (build.graphs / RECORD).unlink(missing_ok=True)
     errors: list[float] = []
     layers = _counted(quantise_layers(model, calibration), plan.config.num_layers + 1, progress)
     for part in plan.chunks:
@@ -61,8 +63,15 @@ def write_quantised(
     if plan.lm_head is not None:
         _write_part(model, plan, plan.lm_head, next(layers).linears, calibration, build)
     record = QuantisedRecord(key, tuple(errors))
-    write_json(build.path / RECORD, asdict(record))
+    write_json(build.graphs / RECORD, asdict(record))
     return record
+
+
+def open_chunk(model: NpuModel, plan: Plan, build: BuildFolder, part: Part) -> CpuChunk:
+    """A quantised chunk on the CPU, at the largest batch size. Raises BackendError."""
+    batch_size = plan.sizes.batch_sizes[-1]
+    graph = CpuGraph(build.onnx_file(part, batch_size), {}, num_threads=0)
+    return CpuChunk(graph, plan.spec(part, batch_size), plan.shape(part, batch_size), model)
 
 
 def _counted(
@@ -87,7 +96,7 @@ def _write_part(
     build: BuildFolder,
 ) -> None:
     """Write the graphs of a part for all batch sizes, and the weights that they share."""
-    folder = build.path / part.folder
+    folder = build.graphs / part.folder
     folder.mkdir(parents=True, exist_ok=True)
     writer = QuantisedLinears(linears)
     with atomic.new_file(folder / WEIGHTS_FILE) as file:
@@ -103,7 +112,7 @@ def _write_part(
 
 def _finished(build: BuildFolder, plan: Plan, key: str) -> QuantisedRecord | None:
     try:
-        record = read_json(build.path / RECORD, QuantisedRecord)
+        record = read_json(build.graphs / RECORD, QuantisedRecord)
     except ConfigError:
         return None
     files = (

@@ -1,0 +1,216 @@
+"""Make the NPU's files of a model: quantised, compiled, and compared with the CPU.
+
+  powerserve qnn convert --model-folder Llama-3.2-1B-Instruct --soc 8gen3 --n-model-chunks 4
+
+The model is a GGUF file, a model folder or a checkpoint of Hugging Face. The output folder becomes
+`qnn/` of a model folder. A conversion that was stopped is continued by the same command. The flags
+of the original's converter.py are all there. docs/npu.md explains the choices.
+"""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from powerserve.cli import options
+from powerserve.cli.qnn_flags import add_soc_flags, soc_from
+from powerserve.core.errors import ConfigError, UsageError
+from powerserve.storage.progress import SILENT, console_progress
+
+if TYPE_CHECKING:
+    from powerserve.convert.qnn.pipeline import NpuConversion
+
+DEFAULT_PROMPT = "lab_intro_qwen2.md"
+_PLACE = Path("assets", "npu")
+_PACKAGE = Path(__file__).parents[1]
+
+
+def configure(parser: ArgumentParser) -> None:
+    """Declare the flags."""
+    _add_model_flags(parser)
+    add_soc_flags(parser, default="8650")
+    _add_graph_flags(parser)
+    _add_quantisation_flags(parser)
+    _add_work_flags(parser)
+
+
+def execute(arguments: Namespace) -> int:
+    """Convert and print the report."""
+    from powerserve.convert.qnn.compiler import check_compiler
+
+    check_compiler()
+    conversion = _conversion(arguments)
+    report = conversion.run(SILENT if arguments.silent else console_progress())
+    if arguments.clear_build_files:
+        conversion.clear()
+    for line in (*report.lines(), *(f"warning: {each}" for each in report.failures)):
+        print(line)
+    print(f"{arguments.output_folder}: {report.model} for {report.soc}")
+    return 0
+
+
+def _add_model_flags(parser: ArgumentParser) -> None:
+    group = parser.add_argument_group("model and texts")
+    group.add_argument(
+        "--model-folder",
+        type=Path,
+        required=True,
+        metavar="PATH",
+        help="checkpoint, model folder or GGUF file",
+    )
+    group.add_argument("--model-name", default="", help="default: that of the folder or file")
+    group.add_argument(
+        "--artifact-name", default="", help="begins the binaries' names (default: model name)"
+    )
+    group.add_argument(
+        "--system-prompt-file",
+        type=Path,
+        metavar="FILE",
+        help="its keys and values are computed now (default: none)",
+    )
+    group.add_argument(
+        "--prompt-file",
+        type=Path,
+        metavar="FILE",
+        help="text to calibrate with, in the model's chat template (default: one of ours)",
+    )
+    group.add_argument(
+        "--max-n-tokens",
+        type=options.positive_number,
+        default=1280,
+        metavar="N",
+        help="tokens of it that calibration sees; the rest measures perplexity (default: 1280)",
+    )
+
+
+def _add_graph_flags(parser: ArgumentParser) -> None:
+    group = parser.add_argument_group("graphs")
+    group.add_argument(
+        "--batch-sizes",
+        type=options.positive_number,
+        nargs="+",
+        default=[1, 12, 128],
+        metavar="N",
+        help="tokens of a step: 1 to decode, more for prompts and trees (default: 1 12 128)",
+    )
+    group.add_argument(
+        *("--n-model-chunks", "--n-model-chunk"),
+        type=options.positive_number,
+        default=1,
+        metavar="N",
+        help="binaries that the layers are spread over (default: 1)",
+    )
+    group.add_argument(
+        "--cache-size", type=options.positive_number, default=1920, metavar="N", help="1920"
+    )
+    group.add_argument(
+        "--context-size", type=options.positive_number, default=2048, metavar="N", help="2048"
+    )
+    group.add_argument(
+        "--cpu-lm-head", action="store_true", help="leave the output layer to the CPU"
+    )
+
+
+def _add_quantisation_flags(parser: ArgumentParser) -> None:
+    group = parser.add_argument_group("quantisation")
+    group.add_argument("--weight-bits", type=int, choices=(4, 8, 16), default=4, help="default: 4")
+    group.add_argument(
+        "--scales",
+        choices=("minmax", "mse", "gptq"),
+        default="gptq",
+        help="how scales are found (default: gptq)",
+    )
+    group.add_argument(
+        "--block-size",
+        type=int,
+        choices=(32, 64),
+        help="weights that share a scale (default: a row)",
+    )
+    group.add_argument("--lm-head-bits", type=int, choices=(4, 8, 16), default=8, help="default: 8")
+    group.add_argument("--fp16-lm-head", action="store_true", help="the same as --lm-head-bits 16")
+
+
+def _add_work_flags(parser: ArgumentParser) -> None:
+    group = parser.add_argument_group("work")
+    group.add_argument("--build-folder", type=Path, default=Path("build"), help="./build")
+    group.add_argument("--output-folder", type=Path, default=Path("output"), help="./output")
+    group.add_argument(
+        "--n-threads",
+        type=options.positive_number,
+        default=2,
+        metavar="N",
+        help="compilations at a time, as far as memory goes (default: 2)",
+    )
+    group.add_argument(
+        "--optimisation", type=int, choices=(1, 2, 3), default=3, help="of the compiler: 3"
+    )
+    group.add_argument(
+        "--emulator", action="store_true", help="deliver emulator/ too, to run without a phone"
+    )
+    group.add_argument("--cpu", action="store_true", help="deliver the quantised graphs too: cpu/")
+    group.add_argument(
+        "--no-gate", action="store_true", help="do not compare with the CPU (emulation is slow)"
+    )
+    group.add_argument("--force", action="store_true", help="deliver what the comparison refuses")
+    group.add_argument("--clear-build-files", action="store_true", help="remove the build folder's")
+    group.add_argument("--silent", action="store_true", help="show no progress")
+
+
+def _conversion(arguments: Namespace) -> NpuConversion:
+    from powerserve.convert.qnn.compiler import CompileOptions
+    from powerserve.convert.qnn.pipeline import NpuConversion
+    from powerserve.convert.qnn.plan import GraphSizes, sorted_batch_sizes
+    from powerserve.convert.qnn.quantise import QuantisationOptions, ScaleSearch
+    from powerserve.convert.qnn.text import ConversionTexts
+
+    source: Path = arguments.model_folder
+    name = arguments.model_name or source.resolve().stem
+    system = arguments.system_prompt_file
+    return NpuConversion(
+        source=source,
+        name=_file_name(arguments.artifact_name or name),
+        texts=ConversionTexts(
+            system_prompt="" if system is None else _read_text(system),
+            calibration=_read_text(arguments.prompt_file or Path(DEFAULT_PROMPT)),
+            max_tokens=arguments.max_n_tokens,
+        ),
+        build=arguments.build_folder,
+        output=arguments.output_folder,
+        compiling=CompileOptions(soc_from(arguments), arguments.optimisation),
+        sizes=GraphSizes(
+            sorted_batch_sizes(arguments.batch_sizes), arguments.cache_size, arguments.context_size
+        ),
+        num_chunks=arguments.n_model_chunks,
+        with_lm_head=not arguments.cpu_lm_head,
+        quantisation=QuantisationOptions(
+            arguments.weight_bits,
+            ScaleSearch(arguments.scales),
+            arguments.block_size,
+            16 if arguments.fp16_lm_head else arguments.lm_head_bits,
+        ),
+        num_processes=arguments.n_threads,
+        with_emulator=arguments.emulator,
+        with_cpu=arguments.cpu,
+        compare=not arguments.no_gate,
+        force=arguments.force,
+    )
+
+
+def _file_name(name: str) -> str:
+    if Path(name).name != name or name.startswith("."):
+        raise UsageError(f"the artifact name {name!r} cannot begin a file's name")
+    return name
+
+
+def _read_text(path: Path) -> str:
+    """The text of a file: the user's, or the one of that name that comes with PowerServe."""
+    roots = (_PACKAGE, _PACKAGE.parents[1])  # an installed wheel, a checkout
+    candidates = [path, *(root / _PLACE / path.name for root in roots)]
+    found = next((each for each in candidates if each.is_file()), path)
+    try:
+        return found.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path} is not UTF-8 text") from None

@@ -1,8 +1,10 @@
 """The HTTP server. From the outside in:
 
     run.py            the process: listening, the ready line, signals, stopping
+    connection.py     what uvicorn does with a connection, with limits on slow clients
     app.py            all surfaces and middleware as one ASGI application
     security.py       who may talk to the server: key, Host, Origin, sizes
+    body.py           bodies: of what type, how large, how fast
     endpoint.py       one route: body in, reply or event stream out, errors, disconnects, timeout
     surface.py        what an API family consists of; `openai/`, `anthropic/`, `ollama/`, `web/`
     operations.py     /health, /metrics, /slots, /tokenize, /detokenize
@@ -22,7 +24,7 @@
     engine_thread.py  the thread that owns an engine; embedding_queue.py: what it does beside
     events.py         what that thread reports, as plain data
 
-asyncio lives here and in the load generator, `evaluate/server_load`. A family is added by writing a
-function that returns a `Surface` and naming it in `app.py`; it needs nothing but `request`,
-`answer`, `serving` and `surface`.
+asyncio lives here and in the clients of `evaluate/server_load` and `evaluate/server_soak`. A family
+is added by writing a function that returns a `Surface` and naming it in `app.py`; it needs nothing
+but `request`, `answer`, `serving` and `surface`.
 """

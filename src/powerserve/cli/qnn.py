@@ -12,6 +12,7 @@ from types import ModuleType
 # Each is a module `powerserve.cli.qnn_<name>` with `configure` and `execute`, as other commands.
 COMMANDS = {
     "convert": "make the NPU's files of a model",
+    "stat": "find heads and neurons that should stay in floating point",
     "inspect": "describe a context binary",
     "simple-test": "compile small random graphs, run them and time them",
 }

@@ -14,21 +14,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from powerserve.cli import options
-from powerserve.cli.qnn_flags import add_soc_flags, soc_from
-from powerserve.core.errors import ConfigError, UsageError
+from powerserve.cli.qnn_flags import (
+    add_model_flags,
+    add_soc_flags,
+    soc_from,
+    stat_folder_from,
+    texts_from,
+)
+from powerserve.core.errors import UsageError
 from powerserve.storage.progress import SILENT, console_progress
 
 if TYPE_CHECKING:
     from powerserve.convert.qnn.pipeline import NpuConversion
 
-DEFAULT_PROMPT = "lab_intro_qwen2.md"
-_PLACE = Path("assets", "npu")
-_PACKAGE = Path(__file__).parents[1]
-
 
 def configure(parser: ArgumentParser) -> None:
     """Declare the flags."""
-    _add_model_flags(parser)
+    add_model_flags(parser)
+    _add_name_flags(parser)
     add_soc_flags(parser, default="8650")
     _add_graph_flags(parser)
     _add_quantisation_flags(parser)
@@ -39,7 +42,7 @@ def execute(arguments: Namespace) -> int:
     """Convert and print the report."""
     from powerserve.convert.qnn.compiler import check_compiler
 
-    check_compiler()
+    check_compiler()  # before imports that would fail without it
     conversion = _conversion(arguments)
     report = conversion.run(SILENT if arguments.silent else console_progress())
     if arguments.clear_build_files:
@@ -50,37 +53,11 @@ def execute(arguments: Namespace) -> int:
     return 0
 
 
-def _add_model_flags(parser: ArgumentParser) -> None:
-    group = parser.add_argument_group("model and texts")
-    group.add_argument(
-        "--model-folder",
-        type=Path,
-        required=True,
-        metavar="PATH",
-        help="checkpoint, model folder or GGUF file",
-    )
+def _add_name_flags(parser: ArgumentParser) -> None:
+    group = parser.add_argument_group("names")
     group.add_argument("--model-name", default="", help="default: that of the folder or file")
     group.add_argument(
         "--artifact-name", default="", help="begins the binaries' names (default: model name)"
-    )
-    group.add_argument(
-        "--system-prompt-file",
-        type=Path,
-        metavar="FILE",
-        help="its keys and values are computed now (default: none)",
-    )
-    group.add_argument(
-        "--prompt-file",
-        type=Path,
-        metavar="FILE",
-        help="text to calibrate with, in the model's chat template (default: one of ours)",
-    )
-    group.add_argument(
-        "--max-n-tokens",
-        type=options.positive_number,
-        default=1280,
-        metavar="N",
-        help="tokens of it that calibration sees; the rest measures perplexity (default: 1280)",
     )
 
 
@@ -129,12 +106,30 @@ def _add_quantisation_flags(parser: ArgumentParser) -> None:
     )
     group.add_argument("--lm-head-bits", type=int, choices=(4, 8, 16), default=8, help="default: 8")
     group.add_argument("--fp16-lm-head", action="store_true", help="the same as --lm-head-bits 16")
+    for flag, what in (("heads", "attention heads"), ("neurons", "feed-forward neurons")):
+        group.add_argument(
+            f"--fp16-{flag}",
+            type=options.whole_number,
+            default=0,
+            metavar="N",
+            help=f"{what} of each layer that stay in floating point: the first of its stat file",
+        )
+    for flag in ("attention", "ffn"):
+        group.add_argument(
+            f"--fp16-{flag}-layers",
+            type=options.whole_number,
+            nargs="*",
+            default=(),
+            metavar="LAYER",
+            help="layers of which this half stays in floating point",
+        )
 
 
 def _add_work_flags(parser: ArgumentParser) -> None:
     group = parser.add_argument_group("work")
-    group.add_argument("--build-folder", type=Path, default=Path("build"), help="./build")
-    group.add_argument("--output-folder", type=Path, default=Path("output"), help="./output")
+    group.add_argument(
+        "--output-folder", type=Path, default=Path("output"), help="default: ./output"
+    )
     group.add_argument(
         "--n-threads",
         type=options.positive_number,
@@ -159,22 +154,17 @@ def _add_work_flags(parser: ArgumentParser) -> None:
 
 def _conversion(arguments: Namespace) -> NpuConversion:
     from powerserve.convert.qnn.compiler import CompileOptions
-    from powerserve.convert.qnn.pipeline import NpuConversion
+    from powerserve.convert.qnn.outliers import OutlierCounts
+    from powerserve.convert.qnn.pipeline import NpuConversion, Outliers
     from powerserve.convert.qnn.plan import GraphSizes, sorted_batch_sizes
     from powerserve.convert.qnn.quantise import QuantisationOptions, ScaleSearch
-    from powerserve.convert.qnn.text import ConversionTexts
 
     source: Path = arguments.model_folder
     name = arguments.model_name or source.resolve().stem
-    system = arguments.system_prompt_file
     return NpuConversion(
         source=source,
         name=_file_name(arguments.artifact_name or name),
-        texts=ConversionTexts(
-            system_prompt="" if system is None else _read_text(system),
-            calibration=_read_text(arguments.prompt_file or Path(DEFAULT_PROMPT)),
-            max_tokens=arguments.max_n_tokens,
-        ),
+        texts=texts_from(arguments),
         build=arguments.build_folder,
         output=arguments.output_folder,
         compiling=CompileOptions(soc_from(arguments), arguments.optimisation),
@@ -189,6 +179,12 @@ def _conversion(arguments: Namespace) -> NpuConversion:
             arguments.block_size,
             16 if arguments.fp16_lm_head else arguments.lm_head_bits,
         ),
+        outliers=Outliers(
+            stat_folder_from(arguments),
+            OutlierCounts(arguments.fp16_heads, arguments.fp16_neurons),
+            frozenset(arguments.fp16_attention_layers),
+            frozenset(arguments.fp16_ffn_layers),
+        ),
         num_processes=arguments.n_threads,
         with_emulator=arguments.emulator,
         with_cpu=arguments.cpu,
@@ -201,16 +197,3 @@ def _file_name(name: str) -> str:
     if Path(name).name != name or name.startswith("."):
         raise UsageError(f"the artifact name {name!r} cannot begin a file's name")
     return name
-
-
-def _read_text(path: Path) -> str:
-    """The text of a file: the user's, or the one of that name that comes with PowerServe."""
-    roots = (_PACKAGE, _PACKAGE.parents[1])  # an installed wheel, a checkout
-    candidates = [path, *(root / _PLACE / path.name for root in roots)]
-    found = next((each for each in candidates if each.is_file()), path)
-    try:
-        return found.read_text(encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise ConfigError(f"{path} is not UTF-8 text") from None

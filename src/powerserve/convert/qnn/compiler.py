@@ -78,7 +78,12 @@ class CompiledBinary:
 
 def check_compiler() -> None:
     """Raise BackendError unless the compiler is installed."""
-    missing = [name for name in ("onnx", "onnxruntime", "onnxruntime_qnn") if not find_spec(name)]
+    require_packages("onnx", "onnxruntime", "onnxruntime_qnn")
+
+
+def require_packages(*names: str) -> None:
+    """Raise BackendError unless these packages of the extra `npu` are installed."""
+    missing = [name for name in names if not find_spec(name)]
     if missing:
         raise BackendError(
             f"the NPU converter needs {', '.join(missing)}; install it with: "

@@ -345,7 +345,7 @@ class Json {
 
   Json& number(float value) {
     char digits[32];
-    snprintf(digits, sizeof digits, "%.9g", static_cast<double>(value));
+    snprintf(digits, sizeof digits, "%.17g", static_cast<double>(value));
     return token(digits);
   }
 

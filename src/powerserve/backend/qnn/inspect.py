@@ -16,6 +16,7 @@ from powerserve.backend.qnn.runtime.base import GraphRequest
 from powerserve.backend.qnn.tensors import TensorSpec
 from powerserve.core.errors import BackendError
 
+COMMAND = (sys.executable, "-m", "powerserve.backend.qnn.inspect_process")
 TIME_LIMIT_S = 120
 
 # QNN's numbers of element types, of the API documentation. Quantised tensors hold plain integers.
@@ -98,8 +99,7 @@ def inspect_binary(path: Path, libraries: QnnLibraries) -> BinaryInfo:
     Raises:
         BackendError: the file is missing, damaged or no context binary, or QNN crashed over it.
     """
-    command = [sys.executable, "-m", "powerserve.backend.qnn.inspect_process"]
-    command += [str(libraries.system), str(path)]
+    command = [*COMMAND, str(libraries.system), str(path)]
     try:
         done = subprocess.run(command, capture_output=True, timeout=TIME_LIMIT_S)
     except subprocess.TimeoutExpired:

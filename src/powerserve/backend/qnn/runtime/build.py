@@ -22,11 +22,9 @@ from powerserve.storage.cache_folder import cache_folder
 HELPER_VARIABLE = "POWERSERVE_NPU_HELPER"
 EXECUTABLE = "powerserve-npu-helper"
 ANDROID_API = 30
+COMPILER_FLAGS = ("-std=c++17", "-O2", "-pthread")
 # Nothing is needed beside the C library where it runs; memory pages may be of 16 kB (Android 15).
-FLAGS = (
-    *("-std=c++17", "-O2", "-pthread"),
-    *("-static-libstdc++", "-static-libgcc", "-Wl,-z,max-page-size=16384"),
-)
+LINKER_FLAGS = ("-static-libstdc++", "-static-libgcc", "-Wl,-z,max-page-size=16384")
 LIBRARIES = ("-ldl",)
 TIME_LIMIT_S = 300
 
@@ -79,7 +77,8 @@ def compile_helper(compiler: str, target: Path) -> None:
         BackendError: the compiler does not run, fails or takes too long.
     """
     partial = atomic.partial_path(target)
-    command = [compiler, *FLAGS, str(helper_source()), "-o", str(partial), *LIBRARIES]
+    flags = (*COMPILER_FLAGS, *LINKER_FLAGS)
+    command = [compiler, *flags, str(helper_source()), "-o", str(partial), *LIBRARIES]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=TIME_LIMIT_S)
         if done.returncode != 0:
@@ -99,5 +98,5 @@ def compile_helper(compiler: str, target: Path) -> None:
 def _build_name(compiler: str) -> str:
     """What decides the outcome: the source, the compiler and the flags."""
     digest = hashlib.sha256(helper_source().read_bytes())
-    digest.update(repr((compiler_version(compiler), FLAGS, LIBRARIES)).encode())
+    digest.update(repr((compiler_version(compiler), COMPILER_FLAGS, LINKER_FLAGS)).encode())
     return f"{platform.machine().lower()}-{digest.hexdigest()[:12]}"

@@ -220,6 +220,11 @@ class Backend(ABC):
         """Take the graph's weights in; raises BackendError or UnsupportedModelError."""
 
     @property
+    def kind_of_cells(self) -> str:
+        """Differs where KV cells of one model and type would hold something else."""
+        return self.name
+
+    @property
     def device(self) -> str:
         """What runs the steps: whatever changes their cost, for those who measure it."""
         return f"{self.name}, {self.num_threads} threads"

@@ -12,6 +12,7 @@ from powerserve.core import dtypes
 from powerserve.core.errors import UsageError
 
 if TYPE_CHECKING:
+    from powerserve.backend.qnn.options import NpuOptions
     from powerserve.engine.loader import LoadOptions
     from powerserve.sampler.params import SamplingParams
     from powerserve.storage.hparams import Hparams
@@ -54,11 +55,35 @@ def add_model_flags(parser: ArgumentParser) -> None:
         metavar="FILE",
         help="use this instead of the work folder's workspace.json",
     )
+    add_npu_flags(parser)
+
+
+def add_npu_flags(parser: ArgumentParser) -> None:
+    """Whether a model with NPU files runs on the NPU; by default, where there is one."""
+    group = parser.add_argument_group("NPU")
     group.add_argument(
-        "--lib-folder", type=Path, metavar="DIR", help="folder of the QNN libraries (NPU only)"
+        "--lib-folder",
+        type=Path,
+        metavar="DIR",
+        help="folder of Qualcomm's libraries (default: the work folder's qnn_libs, then "
+        "QNN_SDK_ROOT, then the package onnxruntime-qnn)",
     )
+    mode = group.add_mutually_exclusive_group()
+    for flag, value, text in (
+        ("--qnn", "required", "fail where the model cannot run on the NPU"),
+        ("--no-qnn", "off", "use the CPU"),
+        ("--qnn-emulator", "emulator", "use Qualcomm's emulator of the NPU: exact and very slow"),
+        ("--qnn-cpu", "cpu", "run the NPU's quantised graphs (qnn/cpu) on the CPU, to compare"),
+    ):
+        mode.add_argument(
+            flag, action="store_const", const=value, default="auto", dest="npu", help=text
+        )
     group.add_argument(
-        "--no-qnn", action="store_true", help="use the CPU (always the case without an NPU)"
+        "--qnn-system-kv",
+        choices=["auto", "use", "ignore"],
+        default="auto",
+        help="the system prompt that was computed when the model was converted: for prompts that "
+        "begin with it (auto), before every prompt as in the original (use), or not at all",
     )
 
 
@@ -203,7 +228,20 @@ def load_options(arguments: Namespace, hparams: Hparams | None) -> LoadOptions:
         speculation=speculation_options(arguments),
         backend=arguments.backend,
         poll=arguments.poll,
+        npu=npu_options(arguments),
     )
+
+
+def npu_options(arguments: Namespace) -> NpuOptions:
+    """What the flags say about the NPU."""
+    from powerserve.backend.qnn.options import NpuMode, NpuOptions, SystemPromptUse
+    from powerserve.storage.workspace import QNN_LIBS_FOLDER
+
+    libraries: Path | None = arguments.lib_folder
+    if libraries is None and arguments.work_folder is not None:
+        own = arguments.work_folder / QNN_LIBS_FOLDER
+        libraries = own if own.is_dir() else None
+    return NpuOptions(NpuMode(arguments.npu), libraries, SystemPromptUse(arguments.qnn_system_kv))
 
 
 def sampling_params(

@@ -6,14 +6,15 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from powerserve.backend.base import Backend, LoadedModel
+from powerserve.backend.qnn.options import NpuOptions
 from powerserve.core import dtypes
 from powerserve.core.config import ModelConfig
 from powerserve.core.dtypes import DType
-from powerserve.core.errors import ModelFileError, UsageError
+from powerserve.core.errors import MemoryLimitError, ModelFileError
 from powerserve.core.tracing import NO_TRACER, Tracer
+from powerserve.engine.devices import Devices
 from powerserve.engine.engine import Engine, EngineConfig
 from powerserve.engine.memory_plan import MemoryPlan
 from powerserve.engine.model_files import ModelFiles
@@ -25,8 +26,6 @@ from powerserve.storage.gguf import GGUFFile
 from powerserve.storage.resolve import ModelSource
 from powerserve.tokenizer.chat import ChatTemplate
 from powerserve.tokenizer.tokenizer import Tokenizer
-
-BACKENDS = ("ggml", "reference")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +45,7 @@ class LoadOptions:
     backend: str = "ggml"
     poll: int | None = None  # None: the backend's default
     ggml_folder: Path | None = None  # None: the best library on this machine
+    npu: NpuOptions = field(default_factory=NpuOptions)
 
 
 @dataclass(slots=True)
@@ -62,6 +62,7 @@ class LoadedEngine:
     plan: MemoryPlan
     options: LoadOptions
     grammars: GrammarCompiler
+    devices: Devices
     identity: bytes  # of model, backend and type of cache: whoever shares it can share KV cells
 
     @property
@@ -73,7 +74,7 @@ class LoadedEngine:
         """Release everything."""
         self.engine.close()
         self.model.close()
-        self.backend.close()
+        self.devices.close()
 
 
 def load_engine(
@@ -96,25 +97,21 @@ def load_engine(
         vocabulary = weights if source.vocab == source.weights else GGUFFile.open(source.vocab)
         tokenizer_future = pool.submit(Tokenizer.from_metadata, vocabulary.metadata)
         files = ModelFiles.read(source, weights)
-        plan = files.plan(
-            kv_dtype=options.kv_dtype,
-            batch_size=options.batch_size,
-            context_size=options.context_size,
-            cache_size=options.cache_size,
-        )
-        backend = _make_backend(options)
-        undo.callback(backend.close)
-        model = backend.load(files.config, files.graph, weights.tensors)
-        undo.callback(model.close)
+        devices = Devices(options)
+        undo.callback(devices.close)
+        placed = devices.load(files, options.context_size, options.cache_size)
+        undo.callback(placed.model.close)
+        _check_context(options, placed.plan)
         tokenizer = tokenizer_future.result()
         _check_vocabulary(files.config, tokenizer, source)
         template = ChatTemplate.from_metadata(vocabulary.metadata, tokenizer)
-        engine_config = _engine_config(options, plan)
+        engine_config = _engine_config(options, placed.plan)
         speculator = load_speculator(
             options.speculation,
             files,
             vocabulary.metadata,
-            backend,
+            devices,
+            placed.backend,
             engine_config,
             tokenizer.stop_ids,
             tracer,
@@ -122,7 +119,7 @@ def load_engine(
         if speculator is not None:
             undo.callback(speculator.close)
         engine = Engine(
-            model,
+            placed.model,
             engine_config,
             stop_ids=tokenizer.stop_ids,
             newline_id=tokenizer.newline_id,
@@ -135,13 +132,14 @@ def load_engine(
             files.config,
             tokenizer,
             template,
-            backend,
-            model,
+            placed.backend,
+            placed.model,
             engine,
-            plan,
+            placed.plan,
             options,
             GrammarCompiler(tokenizer),
-            cells_identity(files, backend.name, options.kv_dtype),
+            devices,
+            cells_identity(files, placed.backend.kind_of_cells, options.kv_dtype),
         )
 
 
@@ -157,20 +155,14 @@ def _engine_config(options: LoadOptions, plan: MemoryPlan) -> EngineConfig:
     )
 
 
-def _make_backend(options: LoadOptions) -> Backend:
-    if options.backend == "reference":
-        from powerserve.backend.reference import ReferenceBackend
-
-        return ReferenceBackend()
-    if options.backend == "ggml":
-        from powerserve.backend.ggml.backend import GgmlBackend, GgmlOptions
-
-        settings: dict[str, Any] = {} if options.poll is None else {"poll": options.poll}
-        return GgmlBackend(
-            GgmlOptions(num_threads=options.num_threads, use_mmap=options.use_mmap, **settings),
-            options.ggml_folder,
+def _check_context(options: LoadOptions, plan: MemoryPlan) -> None:
+    """A device with a cache of fixed size may not hold what was asked for."""
+    asked = options.context_size
+    if asked is not None and asked > plan.context_size:
+        raise MemoryLimitError(
+            f"the model was compiled for the NPU with a cache of {plan.context_size:,} tokens, "
+            f"not {asked:,}; -c {plan.context_size} fits, and --no-qnn runs it on the CPU"
         )
-    raise UsageError(f"there is no backend {options.backend!r}; choose from {', '.join(BACKENDS)}")
 
 
 def _check_vocabulary(config: ModelConfig, tokenizer: Tokenizer, source: ModelSource) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from powerserve.core import dtypes
 from powerserve.core.config import ModelConfig
 from powerserve.core.dtypes import DType
 from powerserve.core.errors import MemoryLimitError, UsageError
@@ -91,6 +92,26 @@ def plan_memory(
             f"-c {largest} would fit"
         )
     return plan(largest)
+
+
+def plan_compiled(
+    config: ModelConfig, max_cells: int, weights_bytes: int, batch_size: int, context: int | None
+) -> MemoryPlan:
+    """The plan for a model whose cache was compiled with a fixed size, and is all used.
+
+    Such a model is in memory already, so nothing is refused; a `context` (tokens) that is larger
+    than the cache becomes as large as that.
+    """
+    wanted = config.context_length if context is None else context
+    return plan_memory(
+        config,
+        weights_bytes=weights_bytes,
+        kv_dtype=dtypes.F16,
+        batch_size=batch_size,
+        context_size=min(wanted, max_cells),
+        available_bytes=None,
+        cache_size=max_cells,
+    )
 
 
 def compute_bytes(config: ModelConfig, batch_size: int, context_size: int) -> int:

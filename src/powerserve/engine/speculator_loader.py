@@ -10,6 +10,7 @@ from powerserve.backend.base import Backend
 from powerserve.core import machine
 from powerserve.core.errors import MemoryLimitError, UsageError
 from powerserve.core.tracing import NO_TRACER, Tracer
+from powerserve.engine.devices import Devices
 from powerserve.engine.engine import EngineConfig
 from powerserve.engine.model_files import ModelFiles
 from powerserve.speculative.curve_store import CurveKey, CurveSource
@@ -27,12 +28,15 @@ def load_speculator(
     options: SpeculationOptions,
     target: ModelFiles,
     vocabulary: Metadata,
+    devices: Devices,
     backend: Backend,
     engine: EngineConfig,
     stop_ids: Collection[int],
     tracer: Tracer = NO_TRACER,
 ) -> Speculator | None:
     """Load the draft model, if one is wanted, and make a speculator; None: speculation is off.
+
+    The target runs on `backend`; the draft model gets its place from `devices`.
 
     Raises:
         UsageError: the mode needs a draft model and there is none, or it has other tokens.
@@ -43,8 +47,8 @@ def load_speculator(
     draft_source = _wanted_draft(options.mode, target.source)
     draft, draft_curve = None, None
     if draft_source is not None:
-        draft = _load_draft(draft_source, vocabulary, backend, engine, tracer)
-        draft_curve = _curve_source(draft_source.weights, backend, engine)
+        draft, draft_backend = _load_draft(draft_source, vocabulary, devices, engine, tracer)
+        draft_curve = _curve_source(draft_source.weights, draft_backend, engine)
     return Speculator(
         options,
         vocab_size=target.config.vocab_size,
@@ -71,34 +75,31 @@ def _wanted_draft(mode: SpeculationMode, source: ModelSource) -> ModelSource | N
 def _load_draft(
     source: ModelSource,
     vocabulary: Metadata,
-    backend: Backend,
+    devices: Devices,
     engine: EngineConfig,
     tracer: Tracer,
-) -> DraftModel:
+) -> tuple[DraftModel, Backend]:
+    """The draft model and where it runs; a cache that holds less than the target's is enough."""
     with GGUFFile.open(source.weights) as weights, ExitStack() as undo:
         own = weights if source.vocab == source.weights else GGUFFile.open(source.vocab)
         check_same_vocabulary(vocabulary, own.metadata, source.name)
         files = ModelFiles.read(source, weights)
         try:
-            files.plan(
-                kv_dtype=engine.kv_dtype,
-                batch_size=engine.batch_size,
-                context_size=engine.context_size,
-            )
+            placed = devices.load(files, engine.context_size, is_draft=True)
         except MemoryLimitError as error:
             raise MemoryLimitError(f"the draft model {source.name}: {error}") from None
-        model = backend.load(files.config, files.graph, weights.tensors)
-        undo.callback(model.close)
+        undo.callback(placed.model.close)
+        num_cells = max(engine.num_cells, engine.context_size)
         draft = DraftModel(
-            model,
-            num_cells=max(engine.num_cells, engine.context_size),
+            placed.model,
+            num_cells=min(num_cells, placed.model.capabilities.max_cells or num_cells),
             context_size=engine.context_size,
             batch_size=engine.batch_size,
             kv_dtype=engine.kv_dtype,
             tracer=tracer,
         )
         undo.pop_all()
-        return draft
+        return draft, placed.backend
 
 
 def _curve_source(weights: Path, backend: Backend, engine: EngineConfig) -> CurveSource:

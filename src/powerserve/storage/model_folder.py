@@ -52,9 +52,14 @@ class ModelFolder:
         return vocab if vocab.is_file() else self.weights
 
     @property
+    def npu_files(self) -> Path:
+        """The `qnn` folder: graphs compiled for an NPU."""
+        return self.path / QNN_FOLDER
+
+    @property
     def has_npu_files(self) -> bool:
         """Whether there is a `qnn` folder."""
-        return (self.path / QNN_FOLDER).is_dir()
+        return self.npu_files.is_dir()
 
     def model_id(self) -> str:
         """The id that tells models apart in one process. Raises ConfigError."""

@@ -22,15 +22,12 @@ from powerserve.backend.qnn.chunks import CompiledModel, load_graphs
 from powerserve.backend.qnn.config_file import QnnFolder
 from powerserve.backend.qnn.embedding import EmbeddingTable
 from powerserve.backend.qnn.executable import QnnExecutable
+from powerserve.backend.qnn.options import SystemPromptUse
 from powerserve.backend.qnn.output_layer import NpuOutputLayer, OutputLayer
 from powerserve.backend.qnn.placement import Placement
 from powerserve.backend.qnn.positions import PositionTables
 from powerserve.backend.qnn.runtime.base import Runtime
-from powerserve.backend.qnn.system_prompt import (
-    SystemPrompt,
-    SystemPromptUse,
-    read_system_prompt,
-)
+from powerserve.backend.qnn.system_prompt import SystemPrompt, read_system_prompt
 from powerserve.backend.reference.dequantise import dequantise
 from powerserve.core import dtypes
 from powerserve.core.config import ModelConfig
@@ -67,6 +64,11 @@ class QnnBackend(Backend):
     @property
     def device(self) -> str:
         return f"{self.name}, {self.runtime.name}, {self.folder.path.resolve()}"
+
+    @property
+    def kind_of_cells(self) -> str:
+        """Cells depend on how the graphs were quantised, and on what comes before them."""
+        return f"{self.name} {self.folder.files} {self.folder.stamp} {self.system_prompt}"
 
     def load(self, config: ModelConfig, graph: Graph, weights: Weights) -> QnnModel:
         """Load the graphs and the host's weights.
@@ -133,9 +135,7 @@ class QnnModel(LoadedModel):
             files.cache_size, files.model_parameters.attention_mask_value, self.num_front
         )
         self.norm_weight = dequantise(weights[placement.norm.weight.name])
-        self.weights_bytes = sum(
-            (backend.folder.path / path).stat().st_size for path in files.model_paths
-        )
+        self.weights_bytes = backend.folder.size_bytes
         self._interrupted = backend.interrupted
         self._front = system_prompt.front
         self._host_output: GgmlOutputLayer | None = None

@@ -158,6 +158,17 @@ class QnnFolder:
     path: Path
     files: QnnConfig
 
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of the context binaries."""
+        return sum((self.path / name).stat().st_size for name in self.files.model_paths)
+
+    @property
+    def stamp(self) -> tuple[tuple[int, int], ...]:
+        """Sizes and times of the context binaries, which tell another conversion."""
+        statuses = [(self.path / name).stat() for name in self.files.model_paths]
+        return tuple((status.st_size, status.st_mtime_ns) for status in statuses)
+
     @classmethod
     def read(cls, path: Path) -> QnnFolder:
         """Read the folder's config.json; raises ConfigError."""

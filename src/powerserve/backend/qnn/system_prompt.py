@@ -8,25 +8,17 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 
 import numpy as np
 
 from powerserve.backend.base import ComputedPrefix
 from powerserve.backend.qnn.config_file import QnnFolder
+from powerserve.backend.qnn.options import SystemPromptUse
 from powerserve.core.config import ModelConfig
 from powerserve.core.errors import ConfigError
 
 logger = logging.getLogger("powerserve.backend")
-
-
-class SystemPromptUse(StrEnum):
-    """What to do with the system prompt whose K and V come with a model's NPU files."""
-
-    AUTO = "auto"  # if its tokens are known, prompts that begin with them need not compute them
-    USE = "use"  # put it before every sequence, as the original PowerServe does
-    IGNORE = "ignore"
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,8 @@ from pathlib import Path
 import pytest
 
 from hub_server import COMMIT, Hub, serving
+from powerserve.core.errors import DownloadError
+from powerserve.storage.hub import pull, pull_folder
 from powerserve.storage.store import ModelStore
 
 REPO = "owner/Tiny-GGUF"
@@ -293,3 +295,15 @@ def _wait_until(condition: Callable[[], bool], timeout_s: float = 20) -> None:
     while not condition():
         assert time.monotonic() < end, "nothing happened"
         time.sleep(0.02)
+
+
+def test_without_the_hub_client_the_way_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in bundles for devices."""
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(DownloadError, match="huggingface_hub, which is not installed"):
+        pull(REPO, ModelStore(tmp_path))
+    with pytest.raises(DownloadError, match="huggingface_hub, which is not installed"):
+        pull_folder(REPO)

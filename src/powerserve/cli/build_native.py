@@ -44,7 +44,7 @@ def execute(arguments: argparse.Namespace) -> int:
 def build(*, force: bool) -> None:
     """Build with progress on stderr and print the outcome."""
     started = time.monotonic()
-    signal.signal(signal.SIGTERM, _interrupt)
+    stop_on_termination()
     try:
         with step_display() as report:
             folder = native_build.build(report, waiting=_tell_waiting, force=force)
@@ -115,6 +115,10 @@ def _tell_waiting() -> None:
     print("Another process is building; waiting for it.", file=sys.stderr)
 
 
+def stop_on_termination() -> None:
+    """Let SIGTERM end the build like Ctrl-C, compilers included."""
+    signal.signal(signal.SIGTERM, _interrupt)
+
+
 def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
-    """SIGTERM ends the build like Ctrl-C, compilers included."""
     raise KeyboardInterrupt

@@ -20,8 +20,9 @@ from powerserve.core.errors import BackendError, StoreError
 from powerserve.storage.store import ModelStore
 
 HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
-REQUIRED = ("huggingface_hub", "jinja2", "msgspec", "numpy", "rich")
+REQUIRED = ("jinja2", "msgspec", "numpy", "rich")
 OPTIONAL = {
+    "huggingface_hub": "needed to pull models",
     "tokenizers": "long prompts are tokenized faster",
     "gguf": "needed to convert models",
     "onnx": "needed to convert models for an NPU",

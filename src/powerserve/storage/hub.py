@@ -9,12 +9,13 @@ It reads its settings when it is imported and takes 0.4 s for that: only functio
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from powerserve import __version__
-from powerserve.core.errors import UsageError
+from powerserve.core.errors import DownloadError, UsageError
 from powerserve.storage.builtin import find_builtin
 from powerserve.storage.hub_errors import plain_errors
 from powerserve.storage.hub_reference import HubReference, parse_reference
@@ -58,6 +59,7 @@ def pull(
     Raises UsageError, DownloadError or StoreError.
     """
     wanted = parse_reference(reference, revision)
+    _check_installed()
     if name is not None and find_builtin(name):
         raise UsageError(f"{name!r} is the name of a built-in model; choose another one")
     store.check_writable()
@@ -77,6 +79,7 @@ def pull_folder(repo: str, *, progress: Progress = SILENT, skipped: tuple[str, .
     Names that begin with one of `skipped` are left out. Nothing enters the store. Files that are
     cached already are not fetched again. Raises UsageError or DownloadError.
     """
+    _check_installed()
     from huggingface_hub import snapshot_download
 
     wanted = parse_reference(repo)
@@ -88,6 +91,15 @@ def pull_folder(repo: str, *, progress: Progress = SILENT, skipped: tuple[str, .
             if not file.name.startswith(skipped):
                 _fetch(file, wanted, listing.commit, progress)
         return _cache_folder(wanted.repo) / "snapshots" / listing.commit
+
+
+def _check_installed() -> None:
+    """Bundles for devices come without the client: they are small, and models are pushed to them."""
+    if importlib.util.find_spec("huggingface_hub") is None:
+        raise DownloadError(
+            "models are pulled by huggingface_hub, which is not installed here; pull the model on "
+            "another machine and copy its file, or: pip install huggingface_hub"
+        )
 
 
 def _is_offline() -> bool:

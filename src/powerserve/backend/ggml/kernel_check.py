@@ -46,7 +46,7 @@ def check_kernels(folder: Path) -> None:
     table = rng.standard_normal((max(BATCHES), NUM_IN), np.float32)
     for weight, values in (_float16(rng), _q8_0(rng), _q4_0(rng)):
         for num_tokens in BATCHES:
-            found = _product(backend, table, weight, num_tokens)
+            found = product(backend, table, weight, num_tokens)
             expected = table[:num_tokens] @ values.T
             error = np.linalg.norm(found - expected) / np.linalg.norm(expected)
             if not error < TOLERANCE:
@@ -56,10 +56,11 @@ def check_kernels(folder: Path) -> None:
     backend.close()
 
 
-def _product(
+def product(
     backend: GgmlBackend, table: FloatArray, weight: RawTensor, num_tokens: int
 ) -> FloatArray:
-    """The first rows of `table`, multiplied by the weight in a graph of its own."""
+    """The first rows of `table` [rows, NUM_IN], multiplied by the weight [NUM_OUT, NUM_IN] in a
+    graph of its own: [num_tokens, NUM_OUT]."""
     graph = Graph()
     embedded = graph.embedding(graph.token_ids, Weight("table", table.shape))
     selected = graph.select_outputs(embedded)

@@ -78,7 +78,7 @@ def build(report: ReportStep, *, waiting: Callable[[], None], force: bool = Fals
     target = root / recipe.folder_name
     with exclusive_lock(root / LOCK, waiting=waiting):
         if force or not (target / locate.RECORD).exists():
-            _remove_leftovers(root)
+            remove_leftovers(root)
             _build_into(target, recipe, report)
     return target
 
@@ -173,7 +173,7 @@ def remove_builds() -> int:
         builds = native_builds()
         for one in builds:
             shutil.rmtree(one.folder)
-        _remove_leftovers(root)
+        remove_leftovers(root)
         (root / LOG).unlink(missing_ok=True)
     return len(builds)
 
@@ -237,8 +237,8 @@ def take_libraries(package: Path, folder: Path) -> None:
             entry.rename(folder / entry.name)
 
 
-def _remove_leftovers(root: Path) -> None:
-    """Delete what killed builds left behind; only with the lock held."""
+def remove_leftovers(root: Path) -> None:
+    """Delete what killed builds left in `root`; only with the lock held."""
     for entry in root.iterdir():
         if atomic.is_partial(entry):
             shutil.rmtree(entry, ignore_errors=True)

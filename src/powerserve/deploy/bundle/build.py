@@ -4,22 +4,35 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
-import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import powerserve
 from powerserve.backend.ggml.arm_levels import LEVELS
 from powerserve.backend.ggml.locate import PACKAGE_VERSION
+from powerserve.backend.qnn.runtime.build import (
+    EXECUTABLE,
+    compile_helper,
+    helper_source,
+    ndk_compiler,
+)
 from powerserve.deploy.bundle import debian
 from powerserve.deploy.bundle.archive import write_archive, write_manifest
 from powerserve.deploy.bundle.bytecode import compile_python
 from powerserve.deploy.bundle.cross_ggml import build_levels, recipe_for
 from powerserve.deploy.bundle.elf_check import check_elf_files
 from powerserve.deploy.bundle.python_runtime import PYTHON, add_system_libraries, unpack_python
-from powerserve.deploy.bundle.target import Target
-from powerserve.deploy.bundle.toolchain import Toolchain, toolchain_for
+from powerserve.deploy.bundle.target import ANDROID_PAGE_BYTES, Target
+from powerserve.deploy.bundle.toolchain import (
+    ANDROID_LIBRARIES,
+    Toolchain,
+    ndk_revision,
+    toolchain_for,
+)
 from powerserve.deploy.bundle.wheels import install_wheels
 from powerserve.storage import atomic
 from powerserve.storage.cache_folder import cache_folder
@@ -29,6 +42,7 @@ from powerserve.storage.progress import SILENT, Progress
 
 PACKAGE_FOLDER = Path(powerserve.__file__).parent
 START_FOLDER = Path(__file__).parent / "start"
+MACHINE = "aarch64"
 NUM_KEPT = 3  # bundles per target in the cache
 
 
@@ -39,6 +53,20 @@ class BundleOptions:
     ndk: Path | None = None  # the folder of an unpacked Android NDK
     output: Path | None = None  # where to put the archive, besides the cache
     force: bool = False  # build although nothing changed, with the newest Debian packages
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a bundle is made by, besides the files that are the same for all."""
+
+    target: Target
+    toolchain: Toolchain
+    ndk: Path | None = None
+
+    @property
+    def has_npu_helper(self) -> bool:
+        """Whether the NPU helper goes along: it needs the NDK, as Qualcomm's libraries do."""
+        return self.target.has_npu and self.ndk is not None
 
 
 def build_bundle(
@@ -53,18 +81,18 @@ def build_bundle(
         UsageError: the output cannot be written.
     """
     options = options or BundleOptions()
-    toolchain = toolchain_for(target, options.ndk)
+    parts = Parts(target, toolchain_for(target, options.ndk), options.ndk)
     folder = cache_folder() / "deploy" / "bundles"
     name = f"powerserve-{powerserve.__version__}-{target.name}.tar.gz"
-    archive = folder / f"{target.name}-{input_hash(target, toolchain)[:16]}" / name
-    archive.parent.mkdir(parents=True, exist_ok=True)
+    archive = folder / f"{target.name}-{input_hash(parts)[:16]}" / name
+    folder.mkdir(parents=True, exist_ok=True)
     with exclusive_lock(
         folder / "lock", waiting=lambda: progress.note("waiting for another build")
     ):
         if options.force:
             debian.forget_packages()
         if options.force or not archive.exists():
-            _build(target, toolchain, archive, progress)
+            _build(parts, archive, progress)
             _remove_old(folder, target, archive.parent)
     if options.output is None:
         return archive
@@ -73,30 +101,51 @@ def build_bundle(
     return options.output
 
 
-def input_hash(target: Target, toolchain: Toolchain) -> str:
+def input_hash(parts: Parts) -> str:
     """A digest of all that decides what is built, save the revisions of Debian's packages."""
+    recipes = [asdict(recipe_for(level, parts.toolchain)) for level in LEVELS]
+    settings: list[object] = [asdict(parts.target), PACKAGE_VERSION, recipes]
     digest = hashlib.sha256()
-    recipes = [asdict(recipe_for(level, toolchain)) for level in LEVELS]
-    digest.update(json.dumps([asdict(target), PACKAGE_VERSION, recipes]).encode())
-    for path in sorted(PACKAGE_FOLDER.rglob("*")):
-        if path.is_file() and "__pycache__" not in path.parts:
-            digest.update(f"{path.relative_to(PACKAGE_FOLDER)}\0".encode())
-            digest.update(hashlib.sha256(path.read_bytes()).digest())
+    sources = sorted(path for path in PACKAGE_FOLDER.rglob("*") if path.is_file())
+    if parts.has_npu_helper and parts.ndk is not None:
+        settings.append(ndk_revision(parts.ndk))
+        sources.append(helper_source())
+    digest.update(json.dumps(settings).encode())
+    for path in sources:
+        if "__pycache__" not in path.parts:
+            name = os.path.relpath(path, PACKAGE_FOLDER)
+            digest.update(f"{name}\0".encode() + hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()
 
 
-def _build(target: Target, toolchain: Toolchain, archive: Path, progress: Progress) -> None:
-    levels = build_levels(toolchain, progress)
-    with tempfile.TemporaryDirectory(dir=archive.parent) as scratch:
-        root = Path(scratch) / "bundle"
+def _build(parts: Parts, archive: Path, progress: Progress) -> None:
+    levels = build_levels(parts.toolchain, progress)
+    with _scratch_folder(archive.parents[1]) as scratch:
+        root = scratch / "bundle"
         for level, libraries in levels.items():
             shutil.copytree(libraries, root / "ggml" / level.name)
         _add_package(root / "lib/packages")
-        if target.has_python:
+        if parts.target.has_python:
             _add_python(root, progress)
-        _add_start(root, target)
-        _accept(root, target, toolchain)
+        _add_start(root, parts.target)
+        _check(root, parts.toolchain)
+        if parts.has_npu_helper and parts.ndk is not None:
+            _add_npu_helper(root / "npu", parts.ndk)
+        _describe(root, parts)
+        archive.parent.mkdir(exist_ok=True)
         write_archive(root, archive, progress)
+
+
+@contextmanager
+def _scratch_folder(folder: Path) -> Iterator[Path]:
+    """An empty folder that is deleted at the end; only with the lock held."""
+    scratch = folder / "scratch"
+    shutil.rmtree(scratch, ignore_errors=True)  # a killed build's
+    scratch.mkdir()
+    try:
+        yield scratch
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _add_package(packages: Path) -> None:
@@ -123,20 +172,35 @@ def _add_start(root: Path, target: Target) -> None:
         script.chmod(0o755)
 
 
-def _accept(root: Path, target: Target, toolchain: Toolchain) -> None:
+def _add_npu_helper(folder: Path, ndk: Path) -> None:
+    """Compile the program that talks to the NPU: it is for Android's own C library."""
+    folder.mkdir()
+    compile_helper(ndk_compiler(ndk), folder / EXECUTABLE)
+    check_elf_files(
+        folder,
+        machine=MACHINE,
+        system_libraries=ANDROID_LIBRARIES,
+        min_alignment=ANDROID_PAGE_BYTES,
+    )
+
+
+def _check(root: Path, toolchain: Toolchain) -> None:
     check_elf_files(
         root,
-        machine="aarch64",
+        machine=MACHINE,
         system_libraries=toolchain.system_libraries,
         min_alignment=toolchain.min_alignment,
     )
+
+
+def _describe(root: Path, parts: Parts) -> None:
     write_manifest(
         root,
         {
             "version": powerserve.__version__,
-            "target": target.name,
+            "target": parts.target.name,
             "ggml": PACKAGE_VERSION,
-            "compiler": toolchain.description,
+            "compiler": parts.toolchain.description,
         },
     )
 

@@ -47,6 +47,7 @@ def build_levels(toolchain: Toolchain, progress: Progress) -> dict[ArmLevel, Pat
     root = cache_folder() / "deploy" / "ggml"
     root.mkdir(parents=True, exist_ok=True)
     with exclusive_lock(root / "lock", waiting=lambda: progress.note("waiting for another build")):
+        native_build.remove_leftovers(root)
         return {level: _build_level(level, toolchain, root, progress) for level in LEVELS}
 
 

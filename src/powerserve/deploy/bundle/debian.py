@@ -12,7 +12,6 @@ import re
 import shutil
 import subprocess
 import tarfile
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -86,12 +85,13 @@ def _find(folder: Path, name: str, architecture: str) -> Path | None:
 def _download(names: list[str], architecture: str, root: Path, packages: Path) -> None:
     _check_tools()
     configuration = _write_apt_configuration(root / f"apt-{architecture}", architecture)
-    with tempfile.TemporaryDirectory(dir=root) as scratch:  # a killed apt leaves half a package
-        _apt(["update"], configuration, Path(scratch))
-        requests = [f"{name}:{architecture}" for name in names]
-        _apt(["download", *requests], configuration, Path(scratch))
-        for package in Path(scratch).glob("*.deb"):
-            package.replace(packages / package.name)
+    incoming = root / "incoming"  # a killed apt leaves half a package
+    shutil.rmtree(incoming, ignore_errors=True)
+    incoming.mkdir()
+    _apt(["update"], configuration, incoming)
+    _apt(["download", *(f"{name}:{architecture}" for name in names)], configuration, incoming)
+    for package in incoming.glob("*.deb"):
+        package.replace(packages / package.name)
 
 
 def _check_tools() -> None:

@@ -18,11 +18,12 @@ class Target:
     shell: str  # the device's own shell, for the first line of scripts
     has_python: bool = True  # whether the bundle brings Python (and glibc) along
     needs_ndk: bool = False  # built against Android's own C library, by the user's NDK
+    has_npu: bool = False  # whether the NPU helper goes along where there is an NDK
 
 
 _ANDROID_SHELL = "/system/bin/sh"
 TARGETS = (
-    Target("android-glibc", "Android, started through adb", _ANDROID_SHELL),
+    Target("android-glibc", "Android, started through adb", _ANDROID_SHELL, has_npu=True),
     Target("linux-aarch64", "Linux on 64-bit ARM", "/bin/sh"),
     Target("harmonyos", "HarmonyOS NEXT (experimental)", _ANDROID_SHELL),
     Target(

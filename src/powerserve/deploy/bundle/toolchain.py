@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
+from powerserve.backend.ggml.native_build import compiler_version
+from powerserve.backend.qnn.runtime.build import ANDROID_API
 from powerserve.core.errors import BundleError
 from powerserve.deploy.bundle.target import ANDROID_PAGE_BYTES, Target
 
 GCC_PREFIX = "aarch64-linux-gnu-"
 SMALLEST_PAGE_BYTES = 4096
-ANDROID_API = 28  # Android 9
+# What every Android has. Source: the NDK's documentation of its native APIs.
+ANDROID_LIBRARIES = frozenset({"libc.so", "libm.so", "libdl.so", "liblog.so"})
 _NDK_TOOLCHAIN = "build/cmake/android.toolchain.cmake"
 _NDK_CXX_LIBRARY = (
     "toolchains/llvm/prebuilt/*/sysroot/usr/lib/aarch64-linux-android/libc++_shared.so"
@@ -53,7 +55,7 @@ def _gcc() -> Toolchain:
             "sudo apt-get install -y g++-aarch64-linux-gnu"
         )
     return Toolchain(
-        description=_version(compiler),
+        description=compiler_version(compiler).removeprefix(f"{compiler} "),
         cmake_options=(
             "-DCMAKE_SYSTEM_NAME=Linux",
             "-DCMAKE_SYSTEM_PROCESSOR=aarch64",
@@ -72,7 +74,7 @@ def _ndk(ndk: Path) -> Toolchain:
             "archive unpacks to"
         )
     return Toolchain(
-        description=f"Android NDK {_ndk_revision(ndk)}",
+        description=f"Android NDK {ndk_revision(ndk)}",
         cmake_options=(
             f"-DCMAKE_TOOLCHAIN_FILE={toolchain}",
             "-DANDROID_ABI=arm64-v8a",
@@ -81,12 +83,13 @@ def _ndk(ndk: Path) -> Toolchain:
             f"-DCMAKE_SHARED_LINKER_FLAGS=-Wl,-z,max-page-size={ANDROID_PAGE_BYTES}",
         ),
         min_alignment=ANDROID_PAGE_BYTES,
-        system_libraries=frozenset({"libc.so", "libm.so", "libdl.so", "liblog.so"}),
+        system_libraries=ANDROID_LIBRARIES,
         runtime_library=next(ndk.absolute().glob(_NDK_CXX_LIBRARY), None),
     )
 
 
-def _ndk_revision(ndk: Path) -> str:
+def ndk_revision(ndk: Path) -> str:
+    """The NDK's own version, such as "27.2.12479018"."""
     try:
         properties = (ndk / "source.properties").read_text()
     except (OSError, UnicodeDecodeError):
@@ -94,11 +97,3 @@ def _ndk_revision(ndk: Path) -> str:
     pairs = (line.partition("=") for line in properties.splitlines())
     found = (value.strip() for key, _, value in pairs if key.strip() == "Pkg.Revision")
     return next(found, "of unknown revision")
-
-
-def _version(compiler: str) -> str:
-    try:
-        done = subprocess.run([compiler, "--version"], capture_output=True, text=True, timeout=60)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise BundleError(f"the cross compiler {compiler} does not run: {error}") from None
-    return done.stdout.partition("\n")[0]

@@ -6,6 +6,9 @@ unset LD_PRELOAD
 export PYTHONHOME="$root/lib/python" PYTHONPATH="$root/lib/packages"
 export PYTHONNOUSERSITE=1 PYTHONDONTWRITEBYTECODE=1 PYTHONUTF8=1
 export POWERSERVE_GGML_DIR="${POWERSERVE_GGML_DIR:-$root/ggml}"
+if [ -x "$root/npu/powerserve-npu-helper" ]; then
+    export POWERSERVE_NPU_HELPER="${POWERSERVE_NPU_HELPER:-$root/npu/powerserve-npu-helper}"
+fi
 
 # A phone has no home folder that can be written, and no /tmp.
 if [ ! -w "${HOME:-/nowhere}" ]; then

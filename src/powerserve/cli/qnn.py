@@ -14,6 +14,7 @@ COMMANDS = {
     "convert": "make the NPU's files of a model",
     "stat": "find heads and neurons that should stay in floating point",
     "inspect": "describe a context binary",
+    "build-helper": "compile the program in which Qualcomm's libraries live",
     "simple-test": "compile small random graphs, run them and time them",
 }
 

@@ -205,7 +205,6 @@ def test_the_npus_code_is_found_beside_the_libraries(
     assert helper_environment(QnnLibraries(tmp_path), inherited) == {
         "LD_LIBRARY_PATH": f"{tmp_path}:/bundle",
         "ADSP_LIBRARY_PATH": f"{tmp_path};/dsp",
-        "DSP_LIBRARY_PATH": str(tmp_path),
         "HOME": "/root",
     }
     monkeypatch.setattr(helper_process, "on_android", lambda: True)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from powerserve.backend.qnn.runtime import build
+from powerserve.cli.main import main
 from powerserve.core.errors import BackendError
 
 
@@ -72,6 +73,23 @@ def test_an_ndks_compiler_is_found(tmp_path: Path) -> None:
     folder.mkdir(parents=True)
     compiler = fake_compiler(folder / "aarch64-linux-android30-clang++", "true")
     assert build.ndk_compiler(tmp_path) == str(compiler)
+
+
+def test_the_command_compiles_for_other_systems(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    compiler = fake_compiler(tmp_path / "cross-c++", 'cp /bin/true "$out"')
+    target = tmp_path / "helper"
+    assert main(["qnn", "build-helper", "--compiler", str(compiler), "-o", str(target)]) == 0
+    assert capsys.readouterr().out == f"{target}\n"
+    assert subprocess.run([target]).returncode == 0
+    for flags, sentence in (
+        (["--compiler", "g++"], "say with -o FILE where"),
+        (["--compiler", "no-such-c++", "-o", str(target)], "there is no program 'no-such-c++'"),
+        (["-o", str(tmp_path / "none" / "helper")], "cannot be compiled: "),
+    ):
+        assert main(["qnn", "build-helper", *flags]) == 2
+        assert sentence in capsys.readouterr().err
 
 
 def test_cmake_links_it_as_we_do() -> None:

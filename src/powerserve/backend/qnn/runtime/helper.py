@@ -47,7 +47,7 @@ _EMULATED = platform.machine() in ("x86_64", "AMD64")  # there are no NPUs besid
 class HelperRuntime(Runtime):
     """The NPU (on x86-64: Qualcomm's emulator of it) through `native/npu_helper`."""
 
-    name = "NPU helper"
+    name = "NPU emulator" if _EMULATED else "NPU"
 
     def __init__(
         self,

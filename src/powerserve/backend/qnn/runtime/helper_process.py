@@ -150,12 +150,13 @@ def helper_environment(libraries: QnnLibraries, inherited: Mapping[str, str]) ->
     """The environment in which Qualcomm's libraries find each other and the NPU's code.
 
     Their halves for the CPU are looked for in LD_LIBRARY_PATH, those for the NPU (the "skel"
-    files) by FastRPC in ADSP_LIBRARY_PATH or DSP_LIBRARY_PATH, which separate folders by ";".
+    files) by FastRPC in DSP_LIBRARY_PATH, if that is set, else in ADSP_LIBRARY_PATH, which separate
+    folders by ";".
     """
     folder = str(libraries.folder)
     # On Android the inherited folders may be those of another C library than the helper's.
     others = ANDROID_FOLDERS if on_android() else (inherited.get("LD_LIBRARY_PATH"),)
     changed = {"LD_LIBRARY_PATH": ":".join(filter(None, (folder, *others)))}
-    for name in ("ADSP_LIBRARY_PATH", "DSP_LIBRARY_PATH"):
-        changed[name] = ";".join(filter(None, (folder, inherited.get(name))))
+    name = "DSP_LIBRARY_PATH" if "DSP_LIBRARY_PATH" in inherited else "ADSP_LIBRARY_PATH"
+    changed[name] = ";".join(filter(None, (folder, inherited.get(name))))
     return {**inherited, **changed}

@@ -18,11 +18,12 @@ from tiny_models import TinyModel, write_tiny_model
 
 EXACT = LoweringOptions(attention_type=F32)
 """Nothing in float16."""
+LLAMA = TinyModel()
 CACHE_SIZE = 40
 CONTEXT_SIZE = 64
 
 
-def open_tiny(folder: Path, tiny: TinyModel = TinyModel()) -> NpuModel:
+def open_tiny(folder: Path, tiny: TinyModel = LLAMA) -> NpuModel:
     """Write the model into `folder` and open it for conversion."""
     return NpuModel(GGUFFile.open(write_tiny_model(folder / f"{tiny.architecture}.gguf", tiny)))
 

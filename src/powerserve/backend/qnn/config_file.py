@@ -18,6 +18,8 @@ from powerserve.core.errors import ConfigError
 from powerserve.storage.json_file import read_json, write_json
 
 FILE_NAME = "config.json"
+EMULATOR_FOLDER = "emulator"  # below qnn/: binaries without shared weights, which it cannot load
+CPU_FOLDER = "cpu"  # below qnn/: the ONNX files that binaries are compiled from
 KV_PATH_FORMAT = "kv/layer_{layer_id}_{kv_type}_{head_id}.raw"  # kv_type: key or value
 
 Count = Annotated[int, Meta(ge=0)]

@@ -9,14 +9,11 @@ from pathlib import Path
 
 from powerserve.backend.ggml.backend import GgmlBackend
 from powerserve.backend.qnn.backend import QnnBackend
-from powerserve.backend.qnn.config_file import FILE_NAME, QnnFolder
+from powerserve.backend.qnn.config_file import CPU_FOLDER, EMULATOR_FOLDER, FILE_NAME, QnnFolder
 from powerserve.backend.qnn.libraries import find_libraries
 from powerserve.backend.qnn.options import NpuMode, NpuOptions
 from powerserve.backend.qnn.runtime.base import Runtime
 from powerserve.core.errors import BackendError
-
-EMULATOR_FOLDER = "emulator"  # below qnn/: binaries without shared weights, which it cannot load
-CPU_FOLDER = "cpu"  # below qnn/: the ONNX files that binaries are compiled from
 
 logger = logging.getLogger("powerserve.backend")
 
@@ -50,8 +47,7 @@ def check_npu() -> None:
     """Raises BackendError if there is no use in looking for an NPU here."""
     if sys.platform == "darwin" or platform.machine() not in _ARM:
         raise BackendError(
-            f"there is no Snapdragon NPU beside a {platform.machine()} processor "
-            f"of {platform.system()}"
+            f"this machine ({platform.system()}, {platform.machine()}) has no Snapdragon NPU"
         )
 
 

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 
 from powerserve.backend.qnn.config_file import (
+    CPU_FOLDER,
+    EMULATOR_FOLDER,
     ChunkGraph,
     LMHeadGraph,
     ModelParameters,
@@ -25,9 +27,6 @@ from powerserve.convert.qnn.onnx_graph import WEIGHTS_FILE
 from powerserve.convert.qnn.plan import Part, Plan
 from powerserve.storage.copying import FileCopy, copy_files, file_errors, files_below
 from powerserve.storage.progress import Progress
-
-EMULATOR_FOLDER = "emulator"
-CPU_FOLDER = "cpu"
 
 Place = Callable[[Part, int], tuple[str, str]]
 """The name of a part's graph for a batch size, and its file below the folder."""

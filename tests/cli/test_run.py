@@ -52,6 +52,30 @@ def test_a_system_message_counts(tiny: Path, capsys: Capture) -> None:
     assert lengths[0] < lengths[1]
 
 
+def test_a_known_format_replaces_the_models_own(tiny: Path, capsys: Capture) -> None:
+    def num_prompt_tokens(*flags: str) -> int:
+        assert status_of("run", "-m", tiny, *flags, "-n", "1", "--json") == 0
+        return int(json.loads(capsys.readouterr().out)["prompt_tokens"])
+
+    by_hand = "USER: x\nASSISTANT:"
+    assert num_prompt_tokens("-p", "x", "--chat-template", "vicuna") == num_prompt_tokens(
+        "-p", by_hand
+    )
+    assert num_prompt_tokens("-p", "x", "--chat") != num_prompt_tokens("-p", by_hand)
+    assert status_of("run", "-m", tiny, "-p", "x", "--chat-template", "nonsense") == 2
+    assert "no chat template named “nonsense”; known are: " in capsys.readouterr().err
+
+
+def test_line_ends_of_a_prompt_file_stay(tiny: Path, tmp_path: Path, capsys: Capture) -> None:
+    lengths = []
+    for content in (b"a\r\nb", b"a\nb"):
+        (tmp_path / "prompt").write_bytes(content)
+        flags = ("-f", tmp_path / "prompt", "-n", "1", "--json")
+        assert status_of("run", "-m", tiny, *flags) == 0
+        lengths.append(json.loads(capsys.readouterr().out)["prompt_tokens"])
+    assert lengths[0] > lengths[1]
+
+
 def test_n_is_exact_and_zero_means_nothing(tiny: Path, capsys: Capture) -> None:
     for count in (0, 1, 7):
         flags = ("-p", "x", "-n", str(count), "--ignore-eos", "--json")

@@ -11,6 +11,7 @@ import argparse
 from types import ModuleType
 
 from powerserve.cli import (
+    deploy_build,
     deploy_clean,
     deploy_logs,
     deploy_run,
@@ -26,6 +27,7 @@ ACTIONS: dict[str, tuple[ModuleType, str]] = {
     "logs": (deploy_logs, "print the server's log"),
     "stop": (deploy_stop, "stop the server"),
     "clean": (deploy_clean, "delete everything that was deployed"),
+    "build": (deploy_build, "build the bundle, without a device"),
 }
 
 

@@ -38,7 +38,7 @@ def prompt_from_flags(arguments: Namespace) -> str | None:
 def read_prompt_file(path: Path) -> str:
     """The text of a file. Raises ConfigError."""
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_bytes().decode("utf-8")  # line ends stay as they are
     except OSError as error:
         reason = error.strerror or error
         raise ConfigError(f"the prompt file {path} cannot be read: {reason}") from None

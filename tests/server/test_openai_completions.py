@@ -82,6 +82,7 @@ def test_log_probabilities(client: openai.OpenAI) -> None:
         assert top[token] == logprob == max(top.values())
 
 
+END_OF_TURN = 2  # SmolLM2's <|im_end|>
 TEXT = "The quick brown fox jumps over the lazy dog. " * 4
 
 
@@ -103,7 +104,7 @@ def check_prompt(choice: openai.types.CompletionChoice, logprobs: list[float]) -
     assert "".join(found.tokens[:count]) == TEXT
     assert found.token_logprobs[0] is None and found.top_logprobs[0] is None
     assert found.token_logprobs[1:count] == pytest.approx(logprobs, abs=0.05)
-    for offset, token in zip(found.text_offset, found.tokens, strict=True):
+    for offset, token in zip(found.text_offset[:count], found.tokens, strict=False):
         assert choice.text[offset : offset + len(token)] == token
 
 
@@ -133,6 +134,19 @@ def test_an_answer_after_the_scored_prompt(
         check_prompt(choice, text_logprobs)
         assert choice.logprobs and plain.logprobs
         assert (choice.logprobs.tokens or [])[-6:] == plain.logprobs.tokens
+
+
+def test_an_end_token_after_the_scored_prompt_counts(
+    client: openai.OpenAI, text_logprobs: list[float]
+) -> None:
+    """Harnesses ask for one token, and leave out the last entry whatever that token is."""
+    ends_at_once = {str(END_OF_TURN): 100}
+    (choice,) = complete(
+        client, prompt=TEXT, echo=True, logprobs=1, max_tokens=1, logit_bias=ends_at_once
+    ).choices
+    assert choice.text == TEXT and choice.finish_reason == "stop"
+    check_prompt(choice, text_logprobs)
+    assert choice.logprobs and len(choice.logprobs.tokens or ()) == len(text_logprobs) + 2
 
 
 def test_a_stream_begins_with_the_scored_prompt(

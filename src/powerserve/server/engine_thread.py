@@ -264,7 +264,8 @@ class _Generation:
             return
         self._num_tokens += 1
         self._ended_by_token = self.sequence.is_stop_token(piece.sampled.token_id)
-        if not self._ended_by_token:
+        # Programs that have a prompt scored count on an entry for each token behind it.
+        if not self._ended_by_token or self.sequence.prompt_scores is not None:
             self._logprobs.push(piece.sampled)
 
     def _is_complete(self, piece: TextPiece) -> bool:

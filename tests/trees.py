@@ -73,8 +73,13 @@ def speculator_for(
     """A speculator with a cost curve that makes every candidate worthwhile."""
     drafting = None
     if draft is not None:
+        can = draft.capabilities
         drafting = DraftModel(
-            draft, num_cells=1024, context_size=256, batch_size=32, kv_dtype=dtypes.F32
+            draft,
+            num_cells=can.max_cells or 1024,
+            context_size=256,
+            batch_size=32,
+            kv_dtype=dtypes.F32 if dtypes.F32 in can.kv_dtypes else can.kv_dtypes[0],
         )
     return WithoutClock(
         options,

@@ -17,7 +17,7 @@ from powerserve.backend.checks import check_weights
 from powerserve.backend.ggml.backend import GgmlBackend
 from powerserve.backend.ggml.output_layer import GgmlOutputLayer
 from powerserve.backend.qnn.attention_bias import AttentionBias
-from powerserve.backend.qnn.cache import QnnCache
+from powerserve.backend.qnn.cache import CacheBuffers, QnnCache
 from powerserve.backend.qnn.chunks import CompiledModel, load_graphs
 from powerserve.backend.qnn.config_file import QnnFolder
 from powerserve.backend.qnn.embedding import EmbeddingTable
@@ -98,10 +98,7 @@ class QnnBackend(Backend):
 
 
 class QnnModel(LoadedModel):
-    """A model placed over NPU and CPU.
-
-    Its cache lies in the graphs' input buffers, so it has only one.
-    """
+    """A model placed over NPU and CPU; its cache lies in the graphs' input buffers."""
 
     def __init__(
         self,
@@ -136,15 +133,18 @@ class QnnModel(LoadedModel):
         )
         self.norm_weight = dequantise(weights[placement.norm.weight.name])
         self.weights_bytes = backend.folder.size_bytes
+        chunks = graphs.chunks[files.batch_sizes[0]]
+        self._buffers = CacheBuffers([chunk.cached for chunk in chunks])
         self._interrupted = backend.interrupted
         self._front = system_prompt.front
         self._host_output: GgmlOutputLayer | None = None
         self.output_layer = self._make_output_layer(backend.host, weights)
 
     def new_cache(self, num_cells: int, dtype: DType) -> QnnCache:
-        """Take the cache into use; one that was made before is overwritten.
+        """A cache of cells; with several, each change from one to another copies both.
 
-        Raises BackendError for a type other than F16.
+        Raises BackendError for a type other than F16, MemoryLimitError for more cells than the
+        graphs were compiled for.
         """
         limit = self.capabilities.max_cells
         assert limit is not None
@@ -155,8 +155,7 @@ class QnnModel(LoadedModel):
                 f"the NPU's graphs were compiled for a cache of {limit} tokens, not {num_cells}; "
                 "choose a smaller context (-c)"
             )
-        chunks = self.graphs.chunks[self.batch_sizes[0]]
-        cache = QnnCache([chunk.cached for chunk in chunks], num_cells, self.num_front)
+        cache = QnnCache(self._buffers, num_cells, self.num_front)
         if self.num_front:
             cache.fill_front(self._front)
         return cache

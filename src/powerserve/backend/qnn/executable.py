@@ -52,6 +52,7 @@ class QnnExecutable(Executable):
 
     def _run(self, batch: Batch, stopwatch: _Stopwatch) -> FloatArray:
         model, rows = self._model, batch.output_rows
+        self._cache.claim()
         embedded = model.embedding(batch.token_ids)
         stopwatch.lap("embedding", model.placement.embedding.table.name)
         self._hidden = np.empty((len(rows), model.config.embed_dim), np.float32)

@@ -171,10 +171,17 @@ def _input_files(job: CompileJob) -> Iterator[Path]:
 
 
 def external_files(graph: Path) -> set[Path]:
-    """The files beside the ONNX file `graph` that hold some of its tensors."""
+    """The files beside the ONNX file `graph` that hold some of its tensors.
+
+    Raises:
+        BackendError: it is no ONNX file.
+    """
     import onnx
 
-    model = onnx.load(graph, load_external_data=False)
+    try:
+        model = onnx.load(graph, load_external_data=False)
+    except Exception as error:  # protobuf's, whose types its wheel does not export
+        raise BackendError(f"{graph} is no ONNX file: {error}") from None
     return {
         graph.parent / entry.value
         for tensor in model.graph.initializer

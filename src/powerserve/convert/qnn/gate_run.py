@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import asdict, dataclass
 from functools import partial
+from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from powerserve.backend.base import FloatArray
 from powerserve.backend.qnn import tensors
-from powerserve.backend.qnn.runtime.base import GraphRequest, Runtime
+from powerserve.backend.qnn.runtime.base import CompiledGraph, GraphRequest, Runtime
 from powerserve.backend.qnn.tensors import ChunkShape
 from powerserve.backend.reference.rope import rope_tables
 from powerserve.convert.qnn.build_folder import BuildFolder
@@ -20,12 +26,25 @@ from powerserve.convert.qnn.gate import Array, GraphErrors, Tensors, compare
 from powerserve.convert.qnn.plan import Part, Plan
 from powerserve.convert.qnn.quantised_files import open_chunk
 from powerserve.convert.qnn.source import NpuModel
+from powerserve.core.errors import ConfigError
+from powerserve.storage.json_file import read_json, write_json
 
 NUM_PAST = 64  # tokens in the cache when graphs are compared
 
+InputsOf = Callable[[int], Tensors]
+"""The inputs of a part's graph for a batch size."""
+
+
+@dataclass(frozen=True, slots=True)
+class GateRecord:
+    """A comparison that was made; `key` is a digest of graphs and text."""
+
+    key: str
+    errors: GraphErrors
+
 
 class GateRun:
-    """Compares the graphs of a model one after another; a runtime is opened for each part."""
+    """Compares the graphs of a model one after another; comparisons that were made stay valid."""
 
     def __init__(
         self,
@@ -41,6 +60,9 @@ class GateRun:
         self._build = build
         self._soc = soc
         self._open_runtime = open_runtime
+        largest = plan.sizes.batch_sizes[-1]
+        self._num_past = min(NUM_PAST, plan.sizes.cache_size - largest)
+        self._num_tokens = self._num_past + largest
 
     def errors(
         self, compiled: Mapping[Part, CompiledPart], token_ids: Sequence[int]
@@ -49,45 +71,51 @@ class GateRun:
 
         Raises BackendError if a graph cannot be loaded or run.
         """
-        largest = self._plan.sizes.batch_sizes[-1]
-        self._num_past = min(NUM_PAST, self._plan.sizes.cache_size - largest)
-        hidden = self._model.embed(np.resize(token_ids, self._num_past + largest))
+        tokens = np.resize(np.asarray(token_ids), self._num_tokens)
+        key = _key(compiled, tokens)
+        hidden = self._model.embed(tokens)
         for part in self._plan.parts:
-            if part.is_lm_head:
-                yield from self._compare(part, compiled[part], partial(self._new, hidden))
-            else:
+            inputs_of: InputsOf = partial(self._lm_head_inputs, hidden)
+            if not part.is_lm_head:
                 chunk = open_chunk(self._model, self._plan, self._build, part)
                 made = chunk.run(hidden)
-                inputs = _ChunkInputs(self._model, chunk, hidden, self._num_past)
-                yield from self._compare(part, compiled[part], inputs.of)
+                inputs_of = _ChunkInputs(self._model, chunk, hidden, self._num_past).of
                 hidden = made
+            yield from self._part_errors(part, compiled[part], inputs_of, key)
+
+    def _part_errors(
+        self, part: Part, compiled: CompiledPart, inputs_of: InputsOf, key: str
+    ) -> Iterator[GraphErrors]:
+        """Compare the graphs of a part; the emulator runs as long as that takes."""
+        with ExitStack() as stack:
+            runtime: Runtime | None = None
+            for batch_size, binary in compiled.emulator.items():
+                path = self._build.emulator_binary(part, batch_size, self._soc)
+                errors = _recorded(path, key)
+                if errors is None:
+                    if runtime is None:
+                        runtime = stack.enter_context(closing(self._open_runtime()))
+                    request = GraphRequest(binary.graph_names[0], self._plan.spec(part, batch_size))
+                    graph = runtime.load(path, [request])[0]
+                    errors = self._compare(part, batch_size, graph, inputs_of(batch_size))
+                    write_json(_record_path(path), asdict(GateRecord(key, errors)))
+                yield errors
 
     def _compare(
-        self, part: Part, compiled: CompiledPart, inputs_of: Callable[[int], Tensors]
-    ) -> Iterator[GraphErrors]:
-        runtime = self._open_runtime()
-        try:
-            for batch_size, binary in compiled.emulator.items():
-                inputs = inputs_of(batch_size)
-                expected = self._cpu_graph(part, batch_size).run(inputs)
-                path = self._build.emulator_binary(part, batch_size, self._soc)
-                spec = self._plan.spec(part, batch_size)
-                graph = runtime.load(path, [GraphRequest(binary.graph_names[0], spec)])[0]
-                for name, values in inputs.items():
-                    graph.inputs[name][:] = values
-                start = time.perf_counter()
-                graph.run()
-                seconds = time.perf_counter() - start
-                yield GraphErrors(part.label, batch_size, seconds, compare(expected, graph.outputs))
-        finally:
-            runtime.close()
+        self, part: Part, batch_size: int, graph: CompiledGraph, inputs: Tensors
+    ) -> GraphErrors:
+        source = self._build.onnx_file(part, batch_size)
+        expected = CpuGraph(source, {}, num_threads=0).run(inputs)
+        for name, values in inputs.items():
+            graph.inputs[name][:] = values
+        start = time.perf_counter()
+        graph.run()
+        seconds = time.perf_counter() - start
+        return GraphErrors(part.label, batch_size, seconds, compare(expected, graph.outputs))
 
-    def _new(self, hidden: FloatArray, batch_size: int) -> Tensors:
+    def _lm_head_inputs(self, hidden: FloatArray, batch_size: int) -> Tensors:
         """The LM head's input: the tokens after those that are past."""
         return {tensors.HIDDEN_IN: hidden[self._num_past : self._num_past + batch_size]}
-
-    def _cpu_graph(self, part: Part, batch_size: int) -> CpuGraph:
-        return CpuGraph(self._build.onnx_file(part, batch_size), {}, num_threads=0)
 
 
 class _ChunkInputs:
@@ -124,3 +152,22 @@ class _ChunkInputs:
                 values = self._chunk.values(layer, head, shape.cache_size)
                 inputs[tensors.value_cache_name(layer, head)] = values
         return inputs
+
+
+def _key(compiled: Mapping[Part, CompiledPart], tokens: npt.NDArray[np.integer]) -> str:
+    """A digest of all graphs, since the later ones get what the earlier ones make, and the text."""
+    graphs = [binary.key for part in compiled.values() for binary in part.emulator.values()]
+    return hashlib.sha256(json.dumps([graphs, tokens.tolist()]).encode()).hexdigest()
+
+
+def _record_path(binary: Path) -> Path:
+    return binary.with_name(f"{binary.name}.gate.json")
+
+
+def _recorded(binary: Path, key: str) -> GraphErrors | None:
+    """The comparison of a binary if it was made with the same graphs and text."""
+    try:
+        record = read_json(_record_path(binary), GateRecord)
+    except ConfigError:
+        return None
+    return record.errors if record.key == key else None

@@ -285,8 +285,8 @@ std::string text_of(const qnn::Version& v) {
   return std::to_string(v.major) + '.' + std::to_string(v.minor) + '.' + std::to_string(v.patch);
 }
 
-// Error lines that the libraries logged since the last `take`, from whichever of their threads. They
-// also go to standard error, where the client finds the last one if the libraries crash next.
+// Error lines that the libraries logged since the last `take`, from whichever of their threads.
+// They also go to standard error, where the client finds the last one if the libraries crash next.
 class ErrorLog {
  public:
   void add(const char* format, va_list values) {
@@ -421,21 +421,26 @@ class MappedFile {
   size_t size_ = 0;
 };
 
-// What a binary says about itself; the system library owns the memory, as long as the process runs.
+// What a binary says about itself. The system library owns the memory as long as the process runs,
+// but nothing says that it does not point into the file, which therefore stays mapped.
 class Description {
  public:
-  Description(const qnn::SystemInterface& system, const MappedFile& file) {
+  Description(const qnn::SystemInterface& system, const std::string& path)
+      : file_(std::make_unique<MappedFile>(path)) {
     qnn::Handle handle = nullptr;
     qnn::Error error = system.context_create(&handle);
     if (error != 0) throw Failure("systemContextCreate", "error", error);
     uint64_t info_size = 0;
-    error = system.context_get_binary_info(handle, file.data(), file.size(), &info_, &info_size);
+    error = system.context_get_binary_info(handle, file_->data(), file_->size(), &info_,
+                                           &info_size);
     if (error != 0 || info_ == nullptr)
       throw Failure("getBinaryInfo", "it is no context binary, or a damaged one", error);
     if (info_->version < 1 || info_->version > 3)
       throw Failure("getBinaryInfo",
                     "its description has the unknown form " + std::to_string(info_->version));
   }
+
+  const MappedFile& file() const { return *file_; }
 
   uint32_t num_graphs() const { return third() ? info_->v3.num_graphs : info_->v1.num_graphs; }
 
@@ -462,6 +467,7 @@ class Description {
  private:
   bool third() const { return info_->version == 3; }
 
+  std::unique_ptr<MappedFile> file_;
   const qnn::BinaryInfo* info_ = nullptr;
 };
 
@@ -509,10 +515,15 @@ Buffer allocate_plain(size_t size) {
   constexpr unsigned kCloseOnExec = 1;
   const auto descriptor =
       static_cast<int>(syscall(SYS_memfd_create, "powerserve-npu", kCloseOnExec));
-  if (descriptor < 0 || ftruncate(descriptor, static_cast<off_t>(size)) != 0)
-    throw Failure("allocate", strerror(errno));
-  void* data = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_SHARED, descriptor, 0);
-  if (data == MAP_FAILED) throw Failure("allocate", strerror(errno));
+  if (descriptor < 0) throw Failure("allocate", strerror(errno));
+  void* data = MAP_FAILED;
+  if (ftruncate(descriptor, static_cast<off_t>(size)) == 0)
+    data = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_SHARED, descriptor, 0);
+  if (data == MAP_FAILED) {
+    const Failure failure("allocate", strerror(errno));
+    close(descriptor);
+    throw failure;
+  }
   return {static_cast<uint8_t*>(data), size, descriptor, false};
 }
 
@@ -596,12 +607,12 @@ class Npu {
 
   void describe_binary(const std::string& path, Json& json) const {
     json.key("binary");
-    Description(system_, MappedFile(path)).write(json);
+    Description(system_, path).write(json);
   }
 
   void load(const std::string& path, Json& json) {
-    const MappedFile file(path);
-    Context context{Description(system_, file), nullptr, {}};
+    Context context{Description(system_, path), nullptr, {}};
+    const MappedFile& file = context.description.file();
     check("contextCreateFromBinary",
           qnn_.context_create_from_binary(backend_, device_, nullptr, file.data(), file.size(),
                                           &context.handle, nullptr));
@@ -611,9 +622,10 @@ class Npu {
 
   int allocate(size_t size, uint32_t flags, Json& json) {
     Buffer buffer{};
-    if (flags & kAllocatePlain || !rpc_memory_.allocate(size, buffer)) buffer = allocate_plain(size);
+    const bool rpc = !(flags & kAllocatePlain) && rpc_memory_.allocate(size, buffer);
+    if (!rpc) buffer = allocate_plain(size);
     buffers_.push_back(buffer);
-    json.key("buffer").number(buffers_.size() - 1).key("rpc").number(buffer.rpc ? 1 : 0);
+    json.key("buffer").number(buffers_.size() - 1).key("rpc").number(rpc ? 1 : 0);
     return buffer.descriptor;
   }
 

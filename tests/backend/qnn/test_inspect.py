@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from powerserve.backend.qnn import inspect
-from powerserve.backend.qnn.inspect import TensorInfo, ending, inspect_binary, qnn_version
+from powerserve.backend.qnn.inspect import TensorInfo, inspect_binary, qnn_version
 from powerserve.backend.qnn.libraries import QnnLibraries, find_libraries
 from powerserve.backend.qnn.tensors import F16, F32, TensorSpec
 from powerserve.cli.main import main
@@ -120,5 +120,3 @@ def test_what_numbers_mean() -> None:
     assert not tensor.fits(TensorSpec("x", F32, (1, 2)))
     assert not tensor.fits(TensorSpec("x", F16, (2, 1)))
     assert TensorInfo("x", 0x999, ()).type_name == "type 0x999"
-    assert ending(3) == "ended with status 3"
-    assert ending(-11) == "crashed (SIGSEGV)"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +14,7 @@ from powerserve.backend.qnn.libraries import QnnLibraries
 from powerserve.backend.qnn.runtime.base import GraphRequest
 from powerserve.backend.qnn.tensors import TensorSpec
 from powerserve.core.errors import BackendError
+from powerserve.core.exit_status import describe_exit
 
 COMMAND = (sys.executable, "-m", "powerserve.backend.qnn.inspect_process")
 TIME_LIMIT_S = 120
@@ -107,7 +107,7 @@ def inspect_binary(path: Path, libraries: QnnLibraries) -> BinaryInfo:
             f"{path} cannot be inspected: Qualcomm's library took more than {TIME_LIMIT_S} s"
         ) from None
     if done.returncode != 0:
-        how = ending(done.returncode)
+        how = describe_exit(done.returncode)
         raise BackendError(f"{path} cannot be inspected: Qualcomm's library {how}")
     answer = msgspec.json.decode(done.stdout)
     if "error" in answer:
@@ -134,19 +134,6 @@ def qnn_version(build_id: str) -> tuple[int, ...]:
     """The version in a build id: "v2.51.0.260929181845" is (2, 51, 0); empty if there is none."""
     found = re.match(r"\D*(\d+)\.(\d+)\.(\d+)", build_id)
     return tuple(map(int, found.groups())) if found else ()
-
-
-def ending(status: int) -> str:
-    """How a child process ended (its status as `subprocess` gives it), in words after its name."""
-    if status >= 0:
-        return f"ended with status {status}"
-    try:
-        number = signal.Signals(-status)
-    except ValueError:
-        return f"was ended by signal {-status}"
-    if number is signal.SIGKILL:
-        return "was killed (SIGKILL; if nobody did that by hand, memory ran out)"
-    return f"crashed ({number.name})"
 
 
 def _check_tensors(

@@ -43,6 +43,20 @@ def view(block: npt.NDArray[np.uint8], spec: TensorSpec, offset: int) -> Array:
     return block[offset : offset + spec.size_bytes].view(spec.dtype).reshape(spec.shape)
 
 
+def find_place(
+    array: Array, blocks: Iterable[tuple[int, npt.NDArray[np.uint8]]]
+) -> tuple[int, int]:
+    """The number of the block that an array lies in, and how many bytes after its beginning.
+
+    Raises ValueError if it lies in none.
+    """
+    for number, block in blocks:
+        offset = array.ctypes.data - block.ctypes.data
+        if 0 <= offset < block.nbytes:
+            return number, offset
+    raise ValueError("the array lies in none of the blocks")
+
+
 class InputBuffers:
     """The input arrays of a runtime: one for each name, type and shape that its graphs have."""
 

@@ -20,7 +20,7 @@ from powerserve.backend.qnn.inspect import (
 )
 from powerserve.backend.qnn.libraries import QnnLibraries
 from powerserve.backend.qnn.runtime.base import Array, CompiledGraph, GraphRequest, Runtime
-from powerserve.backend.qnn.runtime.buffers import InputBuffers, allocate
+from powerserve.backend.qnn.runtime.buffers import InputBuffers, allocate, find_place
 from powerserve.backend.qnn.runtime.helper_process import HelperError, HelperProcess
 from powerserve.backend.qnn.runtime.messages import (
     Allocation,
@@ -151,7 +151,8 @@ class _SharedMemory:
 
     def places(self, tensors: Sequence[TensorInfo], arrays: Mapping[str, Array]) -> list[Place]:
         """Where the arrays of these tensors lie."""
-        return [self._place(arrays[tensor.name]) for tensor in tensors]
+        blocks = self._blocks.items()
+        return [Place(*find_place(arrays[tensor.name], blocks)) for tensor in tensors]
 
     def _allocate(self, size_bytes: int, *, plain: bool) -> npt.NDArray[np.uint8]:
         request = allocate_request(size_bytes, plain=plain)
@@ -163,13 +164,6 @@ class _SharedMemory:
             os.close(descriptor)
         self._blocks[allocation.buffer] = block
         return block
-
-    def _place(self, array: Array) -> Place:
-        for index, block in self._blocks.items():
-            offset = array.ctypes.data - block.ctypes.data
-            if 0 <= offset < block.nbytes:
-                return Place(index, offset)
-        raise ValueError("the array is not in shared memory")
 
 
 def refused_because(

@@ -13,10 +13,10 @@ from typing import TypeVar
 
 import msgspec
 
-from powerserve.backend.qnn.inspect import ending
 from powerserve.backend.qnn.libraries import QnnLibraries, on_android
 from powerserve.backend.qnn.runtime.messages import DONE, HEAD, LENGTH_SIZE, Failure, Request
 from powerserve.core.errors import BackendError
+from powerserve.core.exit_status import describe_exit
 
 END_TIMEOUT_S = 10
 _CHUNK_BYTES = 1 << 16
@@ -69,7 +69,7 @@ class HelperProcess:
             self._obituary = f"{action} took more than {self._time_limit_s:g} s and was stopped"
             raise BackendError(self._obituary) from None
         except (ConnectionError, EOFError):
-            how, log = ending(self._wait()), self._log_since(log_start)
+            how, log = describe_exit(self._wait()), self._log_since(log_start)
             last_words = f", saying “{log[-1]}”," if log else ""
             self._obituary = f"the NPU helper {how}{last_words} while {action}"
             raise HelperError(self._obituary, log) from None
@@ -103,6 +103,8 @@ class HelperProcess:
                 stderr=self._log,
             )
         except OSError as error:
+            self._socket.close()
+            self._log.close()
             raise BackendError(
                 f"the NPU helper {executable} does not start: {error.strerror}"
             ) from None

@@ -7,7 +7,6 @@ is an emulator that takes minutes where the NPU takes milliseconds.
 from __future__ import annotations
 
 import queue
-import signal
 import subprocess
 import sys
 import tempfile
@@ -21,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from powerserve.backend.qnn.runtime.base import Array, CompiledGraph, GraphRequest, Runtime
-from powerserve.backend.qnn.runtime.buffers import InputBuffers, allocate
+from powerserve.backend.qnn.runtime.buffers import InputBuffers, allocate, find_place
 from powerserve.backend.qnn.runtime.worker_messages import (
     LoadGraph,
     MapFile,
@@ -32,6 +31,7 @@ from powerserve.backend.qnn.runtime.worker_messages import (
     map_file,
 )
 from powerserve.core.errors import BackendError
+from powerserve.core.exit_status import describe_exit
 
 COMMAND = (sys.executable, "-m", "powerserve.backend.qnn.runtime.worker")
 TIME_LIMIT_S = 900.0  # of one request: the emulator is slow
@@ -128,11 +128,8 @@ class SharedBlocks:
         return [self._place(name, array) for name, array in arrays.items()]
 
     def _place(self, name: str, array: Array) -> Place:
-        for index, block in enumerate(self._blocks):
-            offset = array.ctypes.data - block.ctypes.data
-            if 0 <= offset < block.nbytes:
-                return Place(name, array.dtype.name, array.shape, index, offset)
-        raise ValueError(f"{name} is not in shared memory")
+        index, offset = find_place(array, enumerate(self._blocks))
+        return Place(name, array.dtype.name, array.shape, index, offset)
 
 
 class WorkerProcess:
@@ -192,8 +189,7 @@ class WorkerProcess:
         self._replies.put(b"")
 
     def _obituary(self, action: str) -> str:
-        status = self._process.wait(END_TIMEOUT_S)
-        how = f"ended with status {status}" if status >= 0 else f"died of {_signal_name(-status)}"
+        how = describe_exit(self._process.wait(END_TIMEOUT_S))
         return f"the NPU process {how} while {action}{self._last_words()}"
 
     def _last_words(self) -> str:
@@ -201,10 +197,3 @@ class WorkerProcess:
         lines = self._log.read().decode(errors="replace").split("\n")
         last = next((line.strip() for line in reversed(lines) if line.strip()), "")
         return f": {last}" if last else ""
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"

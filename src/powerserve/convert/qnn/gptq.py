@@ -14,7 +14,7 @@ from powerserve.backend.base import FloatArray
 from powerserve.convert.qnn.scales import largest_code
 
 BLOCK_COLUMNS = 32  # columns whose effect on later ones is applied at once
-_DAMPING = 0.01  # of the mean of the Hessian's diagonal
+_DAMPING = 1e-3  # added to the diagonal, times its mean
 
 FindScales = Callable[[FloatArray, slice], FloatArray]
 """Scales [rows] for the given columns [rows, n], which are those of the slice."""
@@ -46,14 +46,20 @@ def gptq_codes(
     return codes.T, np.stack(scales, axis=1)
 
 
-def inverse_factor(hessian: FloatArray) -> FloatArray:
-    """The upper Cholesky factor of the inverse of Σ x·xᵀ [columns, columns], slightly damped."""
-    damped = hessian.astype(np.float64)
-    diagonal = np.diagonal(damped)
+def inverse_factor(hessian: FloatArray, num_tokens: int) -> FloatArray:
+    """The upper Cholesky factor of the inverse of Σ x·xᵀ [columns, columns] over so many tokens.
+
+    A text has too few tokens to know all correlations of a layer's inputs; errors that are made up
+    for by those that only seem to be there are worse on other texts. So correlations are shrunk
+    towards none, the more so the fewer tokens there are for each feature.
+    """
+    size = len(hessian)
+    shrunk = hessian.astype(np.float64) * (num_tokens / (num_tokens + size))
+    diagonal = np.diagonal(hessian).astype(np.float64)
     unused = diagonal <= 0  # features that were zero in every token: any rounding will do
-    damped[unused, unused] = 1
-    damped[np.diag_indices_from(damped)] += _DAMPING * max(float(diagonal.mean()), 1e-12)
-    factor: FloatArray = np.linalg.cholesky(np.linalg.inv(damped)).T.astype(np.float32)
+    diagonal = np.where(unused, 1.0, diagonal) + _DAMPING * max(float(diagonal.mean()), 1e-12)
+    shrunk[np.diag_indices_from(shrunk)] = diagonal
+    factor: FloatArray = np.linalg.cholesky(np.linalg.inv(shrunk)).T.astype(np.float32)
     return factor
 
 

@@ -42,6 +42,7 @@ class InputStatistics:
     absolute_sums: npt.NDArray[np.float64]
     squares: npt.NDArray[np.float64]
     hessian: FloatArray | None
+    num_tokens: int = 0
     _inverse_factor: FloatArray | None = None
 
     @classmethod
@@ -53,6 +54,7 @@ class InputStatistics:
 
     def add(self, x: FloatArray) -> None:
         """Count the tokens of x [T, features]."""
+        self.num_tokens += len(x)
         self.range.add(x)
         self.absolute_sums += np.abs(x).sum(axis=0, dtype=np.float64)
         self.squares += np.square(x, dtype=np.float64).sum(axis=0)
@@ -65,7 +67,7 @@ class InputStatistics:
         if self.hessian is None:
             raise ValueError("the Hessian was not asked for")
         if self._inverse_factor is None:
-            self._inverse_factor = inverse_factor(self.hessian)
+            self._inverse_factor = inverse_factor(self.hessian, self.num_tokens)
         return self._inverse_factor
 
 

@@ -43,6 +43,7 @@ _MAGIC = r"\x7fELF\x02\x01\x01\x00\x00\x00\x00\x00\x00\x00\x00\x00\x02\x00\xb7\x
 _MASK = r"\xff\xff\xff\xff\xff\xff\xff\x00\xff\xff\xff\xff\xff\xff\xff\xff\xfe\xff\xff\xff"
 _ENTER = """
 set -e
+mount --bind "$1" "$1" # so that df finds a file system there
 mount -t binfmt_misc binfmt_misc /proc/sys/fs/binfmt_misc
 printf '%s' "$2" > /proc/sys/fs/binfmt_misc/register
 mount --rbind /proc "$1/proc"

@@ -97,7 +97,7 @@ class Device(ABC):
 
 def with_status(script: str) -> str:
     """`script`, printing its exit status at the end: not every transport hands that on."""
-    return f"( {script}\n) 2>&1; printf '\\npowerserve-status %d\\n' $?"
+    return f"( {script}\n) 2>&1; status=$?; echo; echo powerserve-status $status"
 
 
 def parse_reply(output: str) -> Reply | None:

@@ -1,8 +1,8 @@
-"""The fake adb daemon as a program, for a mount namespace of its own.
+"""The fake adb daemon as a program.
 
-unshare --user --map-root-user --mount python adbd.py SETTINGS     (a file of JSON)
+python adbd.py SETTINGS     (a file of JSON)
 
-It prints the port it listens on. When it has received `cut_after_bytes` of pushed files, it dies in
+Without a shell in its settings it mounts a root, and wants a mount namespace of its own. It prints the port it listens on. When it has received `cut_after_bytes` of pushed files, it dies in
 the middle, as if somebody had pulled the cable.
 """
 
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from protocol import Connection
-from root import build_root
+from root import build_root, shell_in
 from services import Services
 
 ENVIRONMENT = {
@@ -46,12 +46,14 @@ class PushCounter:
 
 def main(settings: dict[str, Any]) -> None:
     root = Path(settings["root"])
-    data = settings["data"]
-    build_root(root, data and Path(data), settings["disk_mib"], settings["properties"])
-    os.environ.clear()
-    os.environ.update(ENVIRONMENT)
+    shell = settings["shell"]
+    if shell is None:
+        data = settings["data"]
+        build_root(root, data and Path(data), settings["disk_mib"], settings["properties"])
+        shell = shell_in(root)
+        os.environ.clear()
+        os.environ.update(ENVIRONMENT)
     counter = PushCounter(Path(settings["log"]), settings["cut_after_bytes"])
-    shell = ["/usr/sbin/chroot", str(root), "/system/bin/sh", "-c"]
     services = Services(root, shell, counter.count)
     features = "shell_v2,cmd" if settings["shell_v2"] else "cmd"
     banner = f"device::ro.product.name=fake;ro.product.model=Fake;features={features}"

@@ -15,6 +15,9 @@ from pathlib import Path
 
 import pytest
 
+from deploy.emulated_cpu import command_on, environment_on, make_root
+from deploy.fake_phone.root import add_properties
+
 DAEMON = Path(__file__).with_name("adbd.py")
 NAMESPACE = ("unshare", "--user", "--map-root-user", "--mount")
 PROGRAMS = ("adb", "mksh", "toybox", "unshare")
@@ -30,6 +33,7 @@ class PhoneSettings:
     disk_mib: int | None = None  # None: as large as the host's
     cut_after_bytes: int | None = None
     shell_v2: bool = True
+    cpu: str | None = None  # one of qemu's, with nothing of the host; None: the host's
     properties: dict[str, str] = field(default_factory=lambda: dict(PIXEL))
 
 
@@ -39,7 +43,8 @@ class FakePhone:
     def __init__(self, folder: Path, settings: PhoneSettings = PhoneSettings()) -> None:
         """`folder` is for its files; it may have been used by an earlier phone."""
         self.folder = folder
-        self.data = folder / "data"
+        self.root = folder / "root"
+        self.data = folder / ("root/data" if settings.cpu else "data")
         self.port = 0
         self._process: subprocess.Popen[str] | None = None
         self.start(settings)
@@ -56,13 +61,16 @@ class FakePhone:
 
     def start(self, settings: PhoneSettings = PhoneSettings()) -> None:
         """Switch it on, at the port it had before."""
-        (self.folder / "root").mkdir(parents=True, exist_ok=True)
-        self.data.mkdir(exist_ok=True)
+        self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / "pushed").unlink(missing_ok=True)
+        shell = self._prepare_emulated(settings) if settings.cpu else self._prepare()
         file = self.folder / "settings.json"
-        file.write_text(json.dumps(self._described(settings)))
+        file.write_text(json.dumps(self._described(settings) | {"shell": shell}))
         self._process = subprocess.Popen(
-            [*NAMESPACE, sys.executable, str(DAEMON), str(file)], stdout=subprocess.PIPE, text=True
+            [*(() if settings.cpu else NAMESPACE), sys.executable, str(DAEMON), str(file)],
+            stdout=subprocess.PIPE,
+            env=environment_on(settings.cpu) if settings.cpu else None,
+            text=True,
         )
         assert self._process.stdout is not None
         self.port = int(self._process.stdout.readline())
@@ -79,9 +87,21 @@ class FakePhone:
         self._process.communicate(timeout=TIMEOUT_S)
         self._process = None
 
+    def _prepare(self) -> None:
+        """Make what the daemon mounts; it brings its own shell."""
+        self.root.mkdir(exist_ok=True)
+        self.data.mkdir(exist_ok=True)
+
+    def _prepare_emulated(self, settings: PhoneSettings) -> list[str]:
+        """Make the root; returns what runs its shell on the emulated processor."""
+        if not self.root.exists():
+            make_root(self.root)
+            add_properties(self.root / "system", settings.properties)
+        return command_on(["/system/bin/sh", "-c"], self.root)
+
     def _described(self, settings: PhoneSettings) -> dict[str, object]:
         return asdict(settings) | {
-            "root": str(self.folder / "root"),
+            "root": str(self.root),
             "data": None if settings.disk_mib else str(self.data),
             "log": str(self.folder / "pushed"),
             "port": self.port,

@@ -14,7 +14,9 @@ done < /system/build.prop
 """
 
 
-def build_root(root: Path, data: Path | None, disk_mib: int, properties: dict[str, str]) -> None:
+def build_root(
+    root: Path, data: Path | None, disk_mib: int | None, properties: dict[str, str]
+) -> None:
     """Mount it all at `root`, in a mount namespace of our own.
 
     `data` becomes the phone's /data; None: a disk of `disk_mib` that is lost with the namespace.
@@ -36,6 +38,11 @@ def build_root(root: Path, data: Path | None, disk_mib: int, properties: dict[st
     _add_system(root / "system", properties)
 
 
+def shell_in(root: Path) -> list[str]:
+    """The command that gives a command line to the phone's shell."""
+    return ["/usr/sbin/chroot", str(root), "/system/bin/sh", "-c"]
+
+
 def _add_system(system: Path, properties: dict[str, str]) -> None:
     programs = system / "bin"
     programs.mkdir(parents=True)
@@ -46,10 +53,15 @@ def _add_system(system: Path, properties: dict[str, str]) -> None:
     for tool in TOOLS:
         (programs / tool).symlink_to(shutil.which(tool) or f"/bin/{tool}")
     (programs / "sh").symlink_to(shell)
+    add_properties(system, properties)
+
+
+def add_properties(system: Path, properties: dict[str, str]) -> None:
+    """Let `getprop` below `system` know these."""
     lines = "".join(f"{key}={value}\n" for key, value in properties.items())
     (system / "build.prop").write_text(lines)
-    (programs / "getprop").write_text(GETPROP)
-    (programs / "getprop").chmod(0o755)
+    (system / "bin/getprop").write_text(GETPROP)
+    (system / "bin/getprop").chmod(0o755)
 
 
 def _mount(*arguments: str | Path) -> None:

@@ -11,6 +11,7 @@ from powerserve.convert.qnn.source import CONVERTED_NAME
 
 BINARIES = "binaries"
 GRAPHS = "graphs"
+LAYERS = "layers"
 SYSTEM_PROMPT = "system_prompt"
 REPORT = "report.json"
 
@@ -20,6 +21,11 @@ class BuildFolder:
     """The places inside a build folder."""
 
     path: Path
+
+    @property
+    def layers(self) -> Path:
+        """The quantised layers."""
+        return self.path / LAYERS
 
     @property
     def graphs(self) -> Path:
@@ -45,7 +51,7 @@ class BuildFolder:
 
     def clear(self) -> None:
         """Remove what a conversion puts here, and the folder itself if nothing else is in it."""
-        for name in (GRAPHS, BINARIES, SYSTEM_PROMPT):
+        for name in (LAYERS, GRAPHS, BINARIES, SYSTEM_PROMPT):
             shutil.rmtree(self.path / name, ignore_errors=True)
         for name in (CONVERTED_NAME, REPORT):
             (self.path / name).unlink(missing_ok=True)

@@ -7,7 +7,7 @@ errors of those before it. Memory holds one layer and the hidden states.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -59,13 +59,27 @@ class Calibration:
     num_threads: int = 0
 
 
-def quantise_layers(model: NpuModel, calibration: Calibration) -> Iterator[QuantisedLayer]:
-    """Quantise the layers in order, and the LM head as the last."""
+KnownLayers = Callable[[int], QuantisedLayer | None]
+"""A layer that was quantised before; the LM head is the one after the last."""
+
+
+def quantise_layers(
+    model: NpuModel, calibration: Calibration, known: KnownLayers = lambda layer: None
+) -> Iterator[QuantisedLayer]:
+    """Quantise the layers in order, and the LM head as the last; those that are known stay."""
     hidden = [model.embed(text) for text in calibration.texts]
-    for layer in range(model.config.num_layers):
-        quantised, hidden = _quantise_layer(model, layer, hidden, calibration)
+    skipped: list[QuantisedLayer] = []  # the last layers, whose outputs nothing has needed yet
+    for layer in range(model.config.num_layers + 1):
+        quantised = known(layer)
+        if quantised is None:
+            for index, each in enumerate(skipped, layer - len(skipped)):
+                writer = QuantisedLinears(each.linears)
+                hidden = _run_layer(model, index, hidden, calibration, writer)
+            skipped.clear()
+            quantised, hidden = _quantise_layer(model, layer, hidden, calibration)
+        else:
+            skipped.append(quantised)
         yield quantised
-    yield _quantise_lm_head(model, hidden, calibration)
 
 
 def observe_layers(model: NpuModel, calibration: Calibration) -> Iterator[LinearObserver]:
@@ -80,6 +94,8 @@ def observe_layers(model: NpuModel, calibration: Calibration) -> Iterator[Linear
 def _quantise_layer(
     model: NpuModel, layer: int, hidden: list[FloatArray], calibration: Calibration
 ) -> tuple[QuantisedLayer, list[FloatArray]]:
+    if layer == model.config.num_layers:
+        return _quantise_lm_head(model, hidden, calibration), hidden
     options = calibration.quantisation
     observer = LinearObserver(with_hessian=options.scales is ScaleSearch.GPTQ)
     expected = _run_layer(model, layer, hidden, calibration, observer)

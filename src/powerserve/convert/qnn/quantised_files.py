@@ -13,6 +13,7 @@ import msgspec
 from powerserve.convert.qnn.build_folder import BuildFolder
 from powerserve.convert.qnn.calibration import Calibration, QuantisedLayer, quantise_layers
 from powerserve.convert.qnn.cpu_execution import CpuChunk, CpuGraph
+from powerserve.convert.qnn.layer_store import LayerStore, layer_store
 from powerserve.convert.qnn.lowering import lower_chunk, lower_lm_head
 from powerserve.convert.qnn.onnx_graph import WEIGHTS_FILE, WeightFile
 from powerserve.convert.qnn.plan import Part, Plan
@@ -46,16 +47,17 @@ def write_quantised(
     build: BuildFolder,
     progress: Progress,
 ) -> QuantisedRecord:
-    """Quantise the model and write its graphs, unless the same request has done it already.
+    """Quantise the model and write its graphs, as far as that has not been done already.
 
     `source` is what the model was opened from. Raises a PowerServeError or OSError.
     """
-    key = _key(source, plan, calibration)
+    store = layer_store(build.layers, source, calibration)
+    key = _key(store, plan)
     if (known := _finished(build, plan, key)) is not None:
         return known
     (build.graphs / RECORD).unlink(missing_ok=True)
     errors: list[float] = []
-    layers = _counted(quantise_layers(model, calibration), plan.config.num_layers + 1, progress)
+    layers = _stored(model, calibration, store, progress)
     for part in plan.chunks:
         found = list(islice(layers, part.end_layer - part.start_layer))
         errors += [layer.error for layer in found]
@@ -74,13 +76,24 @@ def open_chunk(model: NpuModel, plan: Plan, build: BuildFolder, part: Part) -> C
     return CpuChunk(graph, plan.spec(part, batch_size), plan.shape(part, batch_size), model)
 
 
-def _counted(
-    layers: Iterator[QuantisedLayer], total: int, progress: Progress
+def _stored(
+    model: NpuModel, calibration: Calibration, store: LayerStore, progress: Progress
 ) -> Iterator[QuantisedLayer]:
-    with progress.count("quantising", total) as advance:
-        for layer in layers:
+    """All layers and the LM head, saved as they are made."""
+    saved: set[int] = set()
+
+    def load(layer: int) -> QuantisedLayer | None:
+        quantised = store.load(layer)
+        if quantised is not None:
+            saved.add(layer)
+        return quantised
+
+    with progress.count("quantising", model.config.num_layers + 1) as advance:
+        for layer, quantised in enumerate(quantise_layers(model, calibration, load)):
+            if layer not in saved:
+                store.save(layer, quantised)
             advance(1)
-            yield layer
+            yield quantised
 
 
 def _merged(layers: list[QuantisedLayer]) -> dict[str, QuantisedLinear]:
@@ -123,18 +136,6 @@ def _finished(build: BuildFolder, plan: Plan, key: str) -> QuantisedRecord | Non
     return record if record.key == key and all(path.is_file() for path in files) else None
 
 
-def _key(source: Path, plan: Plan, calibration: Calibration) -> str:
+def _key(store: LayerStore, plan: Plan) -> str:
     """A digest of everything that decides what the graphs are."""
-    files = [source] if source.is_file() else sorted((*source.glob("*"), *source.glob("ggml/*")))
-    identity = [
-        (str(path), path.stat().st_size, path.stat().st_mtime_ns)
-        for path in files
-        if path.is_file()
-    ]
-    request = (FORMAT_VERSION, identity, plan, calibration)
-    return hashlib.sha256(msgspec.json.encode(request, enc_hook=_plain)).hexdigest()
-
-
-def _plain(value: object) -> object:
-    """What has no form in JSON, as something that has."""
-    return sorted(value) if isinstance(value, frozenset) else str(value)
+    return hashlib.sha256(msgspec.json.encode((FORMAT_VERSION, store.key, plan))).hexdigest()

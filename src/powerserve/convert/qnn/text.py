@@ -8,6 +8,7 @@ from powerserve.core.errors import UsageError
 from powerserve.tokenizer.tokenizer import Tokenizer
 
 DEFAULT_MAX_TOKENS = 1280
+CALIBRATION_PIECE = 1920  # tokens; whatever the cache, so that it need not be done again
 MIN_TOKENS = 16  # of a text that is worth calibrating or measuring with
 
 TokenIds = tuple[int, ...]
@@ -15,13 +16,13 @@ TokenIds = tuple[int, ...]
 
 @dataclass(frozen=True, slots=True)
 class TextTokens:
-    """Texts as the model reads them, in pieces that fit into the cache and begin alike.
+    """Texts as the model reads them, in pieces that begin alike.
 
     Attributes:
         start: what every piece begins with: the model's first token and the system prompt.
         system: the same if there is a system prompt, else nothing.
         calibration: pieces that begin with the system prompt.
-        evaluation: pieces for the perplexity.
+        evaluation: pieces for the perplexity, which fit into the cache.
         is_held_out: whether calibration leaves those out.
     """
 
@@ -53,7 +54,7 @@ class ConversionTexts:
                 f"{cache_size}; use a shorter one"
             )
         text = tuple(tokenizer.encode(self.calibration, add_special=False))
-        calibration = _pieces(start, text[: self.max_tokens], cache_size)
+        calibration = _pieces(start, text[: self.max_tokens], CALIBRATION_PIECE)
         if not calibration:
             raise UsageError(
                 f"{min(len(text), self.max_tokens)} tokens are too few to calibrate with; use a "
@@ -61,13 +62,12 @@ class ConversionTexts:
             )
         rest = text[self.max_tokens :]
         is_held_out = len(rest) >= MIN_TOKENS
+        evaluation = rest if is_held_out else text
         return TextTokens(
             start=start,
             system=start if self.system_prompt else (),
             calibration=calibration,
-            evaluation=_pieces(start, rest[: self.max_tokens], cache_size)
-            if is_held_out
-            else calibration,
+            evaluation=_pieces(start, evaluation[: self.max_tokens], cache_size),
             is_held_out=is_held_out,
         )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
@@ -11,6 +12,9 @@ from hypothesis import settings
 from powerserve.core.errors import DownloadError
 from powerserve.storage.builtin import ensure_builtin
 from powerserve.storage.store import ModelStore
+
+if TYPE_CHECKING:
+    from npu_conversions import Converted
 
 # A busy machine may make any example slow.
 settings.register_profile("no deadline", deadline=None)
@@ -58,6 +62,22 @@ def smollm2() -> Path:
         return ensure_builtin("smollm2-135m", ModelStore())
     except DownloadError as error:
         pytest.skip(f"the default model cannot be fetched: {error}")
+
+
+@pytest.fixture(
+    scope="session",
+    params=[("llama", "8gen3"), ("qwen2", "8gen4")],
+    ids=["llama-8gen3", "qwen2-8gen4"],
+)
+def npu_model(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Converted:
+    """A tiny model, converted for the NPU with Qualcomm's compiler: some ten seconds each."""
+    pytest.importorskip("onnxruntime_qnn", reason="onnxruntime-qnn has no wheel for this platform")
+    from npu_conversions import convert_tiny
+
+    architecture, soc = request.param
+    return convert_tiny(tmp_path_factory.mktemp(architecture), architecture, soc)
 
 
 def _fail_if_skipped(

@@ -153,7 +153,7 @@ class QnnModel(LoadedModel):
         if num_cells > limit:
             raise MemoryLimitError(
                 f"the NPU's graphs were compiled for a cache of {limit} tokens, not {num_cells}; "
-                "choose a smaller context (-c)"
+                "choose a smaller context (-c), a shorter text, or --no-qnn"
             )
         cache = QnnCache(self._buffers, num_cells, self.num_front)
         if self.num_front:

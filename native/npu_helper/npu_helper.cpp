@@ -176,6 +176,25 @@ struct Platform {
   Device* devices;
 };
 
+enum ContextOption : uint32_t { kCustomOption = 0 };
+enum HtpContextOption : uint32_t { kIoMemoryEstimation = 6 };
+
+struct HtpContextConfig {
+  HtpContextOption option;
+  union {
+    bool enabled;
+    uint64_t others[4];
+  };
+};
+
+struct ContextConfig {
+  ContextOption option;
+  union {
+    const HtpContextConfig* custom;
+    uint64_t others[3];
+  };
+};
+
 enum PowerOption : uint32_t { kDcvsV3 = 1, kRpcLatency = 2, kRpcPolling = 3, kHmxV2 = 5 };
 
 struct PowerConfig {
@@ -228,9 +247,9 @@ struct Interface {
   void* skipped_5[3];
   Error (*backend_free)(Handle backend);
   void* skipped_9[4];
-  Error (*context_create_from_binary)(Handle backend, Handle device, const void** config,
-                                      const void* binary, uint64_t size, Handle* context,
-                                      Handle profile);
+  Error (*context_create_from_binary)(Handle backend, Handle device,
+                                      const ContextConfig* const* configs, const void* binary,
+                                      uint64_t size, Handle* context, Handle profile);
   Error (*context_free)(Handle context, Handle profile);
   void* skipped_15[5];
   Error (*graph_retrieve)(Handle context, const char* name, Handle* graph);
@@ -612,10 +631,15 @@ class Npu {
 
   void load(const std::string& path, Json& json) {
     Context context{Description(system_, path), nullptr, {}};
-    const MappedFile& file = context.description.file();
-    check("contextCreateFromBinary",
-          qnn_.context_create_from_binary(backend_, device_, nullptr, file.data(), file.size(),
-                                          &context.handle, nullptr));
+    // With the memory of inputs and outputs counted, the NPU has room for them later. The emulator
+    // does not know this option, and where memory is short, trying without it costs nothing.
+    const qnn::HtpContextConfig estimation{qnn::kIoMemoryEstimation, {true}};
+    const qnn::ContextConfig config{qnn::kCustomOption, {&estimation}};
+    const qnn::ContextConfig* configs[] = {&config, nullptr};
+    if (create_context(context, configs) != 0) {
+      error_log.take();
+      check("contextCreateFromBinary", create_context(context, nullptr));
+    }
     contexts_.push_back(std::move(context));
     json.key("context").number(contexts_.size() - 1);
   }
@@ -652,6 +676,12 @@ class Npu {
  private:
   void check(const char* operation, qnn::Error error) const {
     if (error != 0) throw Failure(operation, message_of(error), error);
+  }
+
+  qnn::Error create_context(Context& context, const qnn::ContextConfig* const* configs) const {
+    const MappedFile& file = context.description.file();
+    return qnn_.context_create_from_binary(backend_, device_, configs, file.data(), file.size(),
+                                           &context.handle, nullptr);
   }
 
   std::string message_of(qnn::Error error) const {

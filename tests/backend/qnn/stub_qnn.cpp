@@ -164,7 +164,14 @@ uint64_t get_infrastructure(const void** infrastructure) {
   return 0;
 }
 
-uint64_t create_context(void*, void*, const void**, const void*, uint64_t, void** context, void*) {
+uint64_t create_context(void*, void*, const void** configs, const void*, uint64_t, void** context,
+                        void*) {
+  if (configs != nullptr) {
+    const void* htp = get<const void*>(configs[0], 8);
+    note("context option %u: %u is %u\n", get<uint32_t>(configs[0], 0), get<uint32_t>(htp, 0),
+         get<uint8_t>(htp, 8));
+    if (outcome("contextConfig") != 0) return 5010;
+  }
   *context = &info;
   return outcome("contextCreateFromBinary");
 }

@@ -132,6 +132,21 @@ def test_without_such_memory_it_is_copied(
     assert "register" not in calls.read_text()
 
 
+@pytest.mark.parametrize("failing", ["", "contextConfig"])
+def test_room_for_tensors_is_asked_for(
+    executable: Path,
+    board: QnnLibraries,
+    binary: Path,
+    calls: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    failing: str,
+) -> None:
+    monkeypatch.setenv("STUB_FAIL", failing)
+    with opened(executable, board) as runtime:
+        check_doubling(*runtime.load(binary, [REQUEST]), 1)
+    assert "context option 0: 6 is 1" in calls.read_text()
+
+
 def test_clock_rates_are_voted_to_their_highest(
     executable: Path, board: QnnLibraries, calls: Path
 ) -> None:
@@ -223,6 +238,11 @@ def test_why_a_sound_binary_is_refused() -> None:
     assert reason is not None
     assert "made for Snapdragon 8 Elite, and this is Snapdragon 8 Gen 3" in reason
     assert refused_because(foreign, device, [], emulated=True) is None
+
+
+def test_a_program_that_is_none(board: QnnLibraries, tmp_path: Path) -> None:
+    with pytest.raises(BackendError, match=r"helper .* does not start: Permission denied"):
+        HelperRuntime(tmp_path, board)
 
 
 # ---- failures and crashes -----------------------------------------------------------------------

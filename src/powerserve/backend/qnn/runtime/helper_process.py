@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import socket
 import subprocess
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -44,7 +43,8 @@ class HelperProcess:
         self._received = bytearray()
         self._descriptors: list[int] = []
         self._obituary: str | None = None
-        self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `close`
+        # In memory: Android has no folder for temporary files.
+        self._log = os.fdopen(os.memfd_create("powerserve-npu-log"), "w+b")
         self._socket, theirs = socket.socketpair()
         with theirs:
             self._process = self._start(executable, libraries, theirs.fileno())

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from powerserve.backend.base import FloatArray
-from powerserve.convert.qnn.gptq import gptq_codes
+from powerserve.convert.qnn.gptq import compensated_codes
 from powerserve.convert.qnn.scales import codes_of, minmax_scales, mse_scales
 from powerserve.convert.qnn.statistics import InputStatistics
 from powerserve.core.errors import UsageError
@@ -87,33 +87,16 @@ def quantise_matrix(
     size = weights.shape[1]
     if options.block_size is not None and size % options.block_size == 0:
         size = options.block_size
-    if options.scales is ScaleSearch.GPTQ:
-        codes, scales = _compensated(weights, seen, bits, size)
-    else:
-        codes, scales = _nearest(weights, seen, bits, size, options.scales)
-    return QuantisedMatrix(codes.astype(np.int8), scales, bits)
-
-
-def _nearest(
-    weights: FloatArray, seen: InputStatistics, bits: int, size: int, search: ScaleSearch
-) -> tuple[FloatArray, FloatArray]:
     blocks = weights.reshape(len(weights), -1, size)
-    if search is ScaleSearch.MINMAX:
+    if options.scales is ScaleSearch.MINMAX:
         scales = minmax_scales(blocks, bits)
     else:
         scales = mse_scales(blocks, bits, _importance(seen).reshape(-1, size))
-    return codes_of(blocks, scales, bits).reshape(weights.shape), scales
-
-
-def _compensated(
-    weights: FloatArray, seen: InputStatistics, bits: int, size: int
-) -> tuple[FloatArray, FloatArray]:
-    importance = _importance(seen)
-
-    def find_scales(columns: FloatArray, where: slice) -> FloatArray:
-        return mse_scales(columns, bits, importance[where])
-
-    return gptq_codes(weights, seen.inverse_factor(), bits, size, find_scales)
+    if options.scales is ScaleSearch.GPTQ:
+        codes = compensated_codes(weights, scales, bits, seen.compensation())
+    else:
+        codes = codes_of(blocks, scales, bits).reshape(weights.shape)
+    return QuantisedMatrix(codes.astype(np.int8), scales, bits)
 
 
 def _importance(seen: InputStatistics) -> FloatArray:

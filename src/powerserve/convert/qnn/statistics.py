@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from powerserve.backend.base import FloatArray
 from powerserve.convert.qnn.cpu_execution import Tensors
-from powerserve.convert.qnn.gptq import inverse_factor
+from powerserve.convert.qnn.gptq import Compensation, compensation
 from powerserve.convert.qnn.linear import FloatLinears, LinearPart
 from powerserve.convert.qnn.onnx_graph import OnnxGraph
 
@@ -43,7 +43,7 @@ class InputStatistics:
     squares: npt.NDArray[np.float64]
     hessian: FloatArray | None
     num_tokens: int = 0
-    _inverse_factor: FloatArray | None = None
+    _compensation: Compensation | None = None
 
     @classmethod
     def empty(cls, num_features: int, *, with_hessian: bool) -> InputStatistics:
@@ -60,15 +60,15 @@ class InputStatistics:
         self.squares += np.square(x, dtype=np.float64).sum(axis=0)
         if self.hessian is not None:
             self.hessian += x.T @ x
-            self._inverse_factor = None
+            self._compensation = None
 
-    def inverse_factor(self) -> FloatArray:
+    def compensation(self) -> Compensation:
         """What GPTQ needs, computed once for all layers with this input."""
         if self.hessian is None:
             raise ValueError("the Hessian was not asked for")
-        if self._inverse_factor is None:
-            self._inverse_factor = inverse_factor(self.hessian, self.num_tokens)
-        return self._inverse_factor
+        if self._compensation is None:
+            self._compensation = compensation(self.hessian, self.num_tokens)
+        return self._compensation
 
 
 @dataclass(frozen=True, slots=True)

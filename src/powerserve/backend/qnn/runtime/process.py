@@ -24,6 +24,7 @@ from powerserve.backend.qnn.runtime.buffers import InputBuffers, allocate, find_
 from powerserve.backend.qnn.runtime.worker_messages import (
     LoadGraph,
     MapFile,
+    Numbered,
     Place,
     Reply,
     Request,
@@ -137,6 +138,7 @@ class WorkerProcess:
 
     def __init__(self, command: Sequence[str], time_limit_s: float) -> None:
         self._time_limit_s = time_limit_s
+        self._number = 0  # of the latest request
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `close`
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log
@@ -150,26 +152,27 @@ class WorkerProcess:
     def ask(self, request: Request, action: str) -> None:
         """Have a request done; `action` says in messages what that is ("loading x").
 
-        Raises BackendError if it cannot be done, the process dies or the time limit passes.
+        Ctrl-C leaves the worker at work; its late reply is skipped.
+
+        Raises BackendError if the request cannot be done, the process dies or the time limit
+        passes.
         """
+        self._number += 1
         try:
-            self._requests.write(msgspec.json.encode(request) + b"\n")
+            self._requests.write(msgspec.json.encode(Numbered(self._number, request)) + b"\n")
             self._requests.flush()
-            line = self._replies.get(timeout=self._time_limit_s)
+            reply = self._reply()
         except (OSError, ValueError):  # a broken pipe, or one that was closed
-            line = b""
+            reply = None
         except queue.Empty:
             self._process.kill()
             raise BackendError(
                 f"{action} took more than {self._time_limit_s:g} seconds and was stopped"
             ) from None
-        except BaseException:  # Ctrl-C: the reply would be taken for that to the next request
-            self._process.kill()
-            raise
-        if not line:
+        if reply is None:
             raise BackendError(self._obituary(action))
-        if error := msgspec.json.decode(line, type=Reply).error:
-            raise BackendError(error)
+        if reply.error is not None:
+            raise BackendError(reply.error)
 
     def close(self) -> None:
         """End the process."""
@@ -181,6 +184,14 @@ class WorkerProcess:
             self._process.wait()
         self._reader.join()
         self._log.close()
+
+    def _reply(self) -> Reply | None:
+        """The reply to the latest request; None if the process has ended."""
+        while line := self._replies.get(timeout=self._time_limit_s):
+            reply = msgspec.json.decode(line, type=Reply)
+            if reply.number == self._number:
+                return reply
+        return None
 
     def _read(self, replies: IO[bytes]) -> None:
         with replies:

@@ -20,6 +20,7 @@ from powerserve.backend.qnn.runtime.sessions import SessionGraph, npu_session
 from powerserve.backend.qnn.runtime.worker_messages import (
     LoadGraph,
     MapFile,
+    Numbered,
     Place,
     Reply,
     Request,
@@ -74,14 +75,15 @@ def main() -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends us
     replies = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # Qualcomm's library prints to standard output
-    decoder = msgspec.json.Decoder(Request)
+    decoder = msgspec.json.Decoder(Numbered)
     worker = Worker()
     for line in sys.stdin.buffer:
+        numbered = decoder.decode(line)
         try:
-            worker.handle(decoder.decode(line))
-            reply = Reply()
+            worker.handle(numbered.request)
+            reply = Reply(numbered.number)
         except BackendError as error:
-            reply = Reply(str(error))
+            reply = Reply(numbered.number, str(error))
         replies.write(msgspec.json.encode(reply) + b"\n")
         replies.flush()
     return 0

@@ -1,6 +1,7 @@
 """What a runtime and its worker process say to each other: one line of JSON for each message.
 
-The worker answers every request with a `Reply`. Tensors lie in files that both have mapped.
+The worker answers every `Numbered` request with a `Reply`. Tensors lie in files that both have
+mapped.
 """
 
 from __future__ import annotations
@@ -48,9 +49,17 @@ class RunGraph(msgspec.Struct, tag=True, frozen=True):
 Request = MapFile | LoadGraph | RunGraph
 
 
+class Numbered(msgspec.Struct, frozen=True):
+    """A request and the number by which its reply is known."""
+
+    number: int
+    request: Request
+
+
 class Reply(msgspec.Struct, frozen=True):
     """That a request is done, or why it cannot be."""
 
+    number: int
     error: str | None = None
 
 

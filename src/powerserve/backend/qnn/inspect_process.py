@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from mmap import ACCESS_COPY, mmap
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,10 @@ def main() -> int:
 
 def _answer(library: str, path: Path) -> dict[str, Any]:
     try:
-        return describe_binary(library, path.read_bytes())
+        if path.stat().st_size == 0:
+            return {"error": "it is empty"}
+        with path.open("rb") as file:
+            return describe_binary(library, mmap(file.fileno(), 0, access=ACCESS_COPY))
     except OSError as error:
         return {"error": f"it cannot be read: {error.strerror}"}
     except BackendError as error:

@@ -8,8 +8,9 @@ layout since core API 2.21 (QNN SDK 2.28). A damaged file can make the library c
 from __future__ import annotations
 
 import ctypes
+import mmap
 from collections.abc import Callable, Iterator
-from ctypes import POINTER, Structure, Union, c_char_p, c_float, c_int32, c_uint32, c_uint64
+from ctypes import POINTER, Structure, Union, c_char, c_char_p, c_float, c_int32, c_uint32, c_uint64
 from ctypes import c_void_p as pointer
 from typing import Any
 
@@ -132,8 +133,10 @@ class _Interface(Structure):
     )
 
 
-def describe_binary(library: str, binary: bytes) -> dict[str, Any]:
+def describe_binary(library: str, binary: mmap.mmap) -> dict[str, Any]:
     """What the system library `library` reads in `binary`, as the fields of `BinaryInfo`.
+
+    The memory must be writable (`ACCESS_COPY`): the library does not promise to leave it alone.
 
     Raises:
         BackendError: the library is missing or of another major version, or the bytes are no
@@ -141,7 +144,7 @@ def describe_binary(library: str, binary: bytes) -> dict[str, Any]:
     """
     interface = _interface(library)
     context, info, info_size = pointer(), POINTER(_Info)(), c_uint64()
-    buffer = ctypes.create_string_buffer(binary, max(1, len(binary)))
+    buffer = (c_char * len(binary)).from_buffer(binary)
     create = _function(interface.context_create, POINTER(pointer))
     if create(ctypes.byref(context)) != SUCCESS:
         raise BackendError(f"{library} cannot describe binaries")

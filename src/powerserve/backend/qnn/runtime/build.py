@@ -7,6 +7,7 @@ there is native/npu_helper/CMakeLists.txt.
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import platform
 import subprocess
@@ -27,6 +28,8 @@ COMPILER_FLAGS = ("-std=c++17", "-O2", "-pthread")
 LINKER_FLAGS = ("-static-libstdc++", "-static-libgcc", "-Wl,-z,max-page-size=16384")
 LIBRARIES = ("-ldl",)
 TIME_LIMIT_S = 300
+
+logger = logging.getLogger("powerserve.backend")
 
 _SOURCE = Path("native", "npu_helper", "npu_helper.cpp")
 _PACKAGE = Path(__file__).parents[3]
@@ -49,6 +52,7 @@ def helper_executable() -> Path:
     compiler = find_compiler(os.environ)
     target = cache_folder() / "npu-helper" / _build_name(compiler) / EXECUTABLE
     if not target.exists():
+        logger.warning("the NPU helper is being compiled; that happens once")
         target.parent.mkdir(parents=True, exist_ok=True)
         compile_helper(compiler, target)
     return target

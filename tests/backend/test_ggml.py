@@ -25,6 +25,7 @@ from powerserve.core import dtypes
 from powerserve.core.dtypes import DType
 from powerserve.core.errors import BackendError, UnsupportedModelError, UsageError
 from powerserve.model.config import config_from_metadata
+from powerserve.model.decoder import HIDDEN
 from powerserve.model.registry import build_graph
 from powerserve.storage.gguf import GGUFFile
 from tiny_models import TinyModel, write_tiny_model
@@ -235,3 +236,20 @@ def test_a_type_without_kernel_is_refused(ggml: GgmlBackend, tmp_path: Path) -> 
         tensors["blk.0.attn_q.weight"] = Odd()
         with pytest.raises(UnsupportedModelError, match=r"blk\.0\.attn_q\.weight"):
             ggml.load(config, build_graph(config), tensors)
+
+
+def test_without_logits_the_output_layer_is_left_out(ggml: GgmlBackend, tmp_path: Path) -> None:
+    batch = batch_of(Tokens([5, 6, 7], cells=[0, 1, 2]))
+    with loaded(ggml, write_tiny_model(tmp_path / "tiny.gguf")) as model:
+        cache = model.new_cache(NUM_CELLS, dtypes.F32)
+        whole = model.compile(shape_of(batch, NUM_CELLS), cache)
+        whole.run(batch)
+        expected = whole.observed()[HIDDEN].copy()
+        short = model.compile(shape_of(batch, NUM_CELLS)._replace(has_logits=False), cache)
+        short.run(batch)
+        np.testing.assert_array_equal(short.observed()[HIDDEN], expected)
+        weights = [[each.weight for each in step.profile(batch)] for step in (whole, short)]
+        assert set(weights[0]) - set(weights[1]) == {"output.weight"}
+        whole.close()
+        short.close()
+        cache.close()

@@ -95,11 +95,13 @@ class StepShape(NamedTuple):
     """The sizes a graph is compiled for.
 
     A batch has the same slices in the same order and, but for the last slice, as many tokens; the
-    last slice and the outputs may be fewer.
+    last slice and the outputs may be fewer. Without logits steps are run for what the graph
+    observes, and a backend may leave the output layer out.
     """
 
     slices: tuple[SliceShape, ...]
     num_outputs: int
+    has_logits: bool = True
 
     @property
     def num_tokens(self) -> int:
@@ -157,7 +159,10 @@ class Executable(ABC):
 
     @abstractmethod
     def run(self, batch: Batch) -> FloatArray:
-        """Compute one step; logits [len(batch.output_rows), vocab], valid until the next run."""
+        """Compute one step; logits [len(batch.output_rows), vocab], valid until the next run.
+
+        What comes back means nothing if the shape has no logits.
+        """
 
     @abstractmethod
     def profile(self, batch: Batch) -> list[OperationTime]:

@@ -13,7 +13,7 @@ from powerserve.executor.chain import chain_batch
 from powerserve.executor.executor import Executor, cache_cells
 from powerserve.model.decoder import HIDDEN
 
-CHUNK_SIZE = 64  # tokens; the logits of all of them are computed too, and need room
+CHUNK_SIZE = 64  # tokens; running answers wait that long
 
 
 class TextEmbedding:
@@ -33,7 +33,7 @@ class TextEmbedding:
         self._done = 0
         self._sum = np.zeros(model.config.embed_dim, np.float64)
         self._cache = model.new_cache(cache_cells(model, len(token_ids)), kv_dtype)
-        self._executor = Executor(model, self._cache)
+        self._executor = Executor(model, self._cache, has_logits=False)
 
     def advance(self) -> FloatArray | None:
         """Compute the next chunk; the vector, float32 [embed_dim], after the last one."""

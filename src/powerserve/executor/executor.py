@@ -31,9 +31,11 @@ _ANY_SHAPE = StepShape((), 0)
 class Executor:
     """Runs batches of one model over one cache."""
 
-    def __init__(self, model: LoadedModel, cache: Cache) -> None:
+    def __init__(self, model: LoadedModel, cache: Cache, *, has_logits: bool = True) -> None:
+        """Without logits only what the graph observes is of interest."""
         self._model = model
         self._cache = cache
+        self._has_logits = has_logits
         self._compiles = model.capabilities.compiles
         self._executables: OrderedDict[StepShape, Executable] = OrderedDict()
         self._latest: Executable | None = None
@@ -46,7 +48,7 @@ class Executor:
     def run(self, batch: Batch) -> FloatArray:
         """Logits [len(batch.output_rows), vocab], valid until the next run."""
         shape = step_shape(batch, self._cache.num_cells) if self._compiles else _ANY_SHAPE
-        self._latest = self._executable(shape)
+        self._latest = self._executable(shape._replace(has_logits=self._has_logits))
         return self._latest.run(batch)
 
     def observed(self, name: str) -> FloatArray:

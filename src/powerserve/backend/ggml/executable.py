@@ -131,11 +131,16 @@ class GgmlExecutable(Executable):
             for mask, piece in zip(lowered.masks, self.shape.slices, strict=True)
         ]
         self._output_rows = self._view(lowered.output_rows, np.int32)
-        self._logits = self._view(lowered.logits, np.float32)
+        self._logits = self._logits_view(lowered.logits)
         self._observed = {
             name: self._view(tensor, np.float32) for name, tensor in lowered.observed.items()
         }
-        self._logits.shape = (self.shape.num_outputs, model.config.vocab_size)
+
+    def _logits_view(self, address: int | None) -> FloatArray:
+        if address is None:
+            return np.empty((self.shape.num_outputs, 0), np.float32)
+        logits = self._view(address, np.float32)
+        return logits.reshape(self.shape.num_outputs, self._model.config.vocab_size)
 
     def _write(self, batch: Batch) -> None:
         for target, source in (

@@ -48,7 +48,7 @@ class LoweredGraph:
     cells: int  # I64 [tokens]
     masks: list[int]  # per slice, F16 [cells, tokens]: 0 where a token sees a cell, else -inf
     output_rows: int  # I32 [outputs]
-    logits: int  # F32 [vocab, outputs]
+    logits: int | None  # F32 [vocab, outputs]; None: the shape has none
     observed: dict[str, int]  # F32
 
 
@@ -99,16 +99,21 @@ class _Lowering:
         }
 
     def build(self, graph: Graph) -> LoweredGraph:
-        assert graph.logits is not None
         for node in graph.nodes:
+            if node.output == graph.logits and not self._shape.has_logits:
+                break  # the last one
             tensor = self._lower(node)
             # Appending each result at once keeps our order, which is the model's.
             self._library.build_forward_expand(self._graph, tensor)
             self._tensors[node.output] = tensor
-        logits = self._tensors[graph.logits]
         observed = {name: self._tensors[value] for name, value in graph.observed.items()}
-        for tensor in (logits, *observed.values()):
+        for tensor in observed.values():
             self._library.set_output(tensor)
+        logits = None
+        if self._shape.has_logits:
+            assert graph.logits is not None
+            logits = self._tensors[graph.logits]
+            self._library.set_output(logits)
         return LoweredGraph(
             self._context,
             self._graph,

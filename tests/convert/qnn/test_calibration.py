@@ -110,6 +110,16 @@ def test_sixteen_bits_change_nothing(tmp_path: Path) -> None:
     assert [layer.error for layer in layers] == [0, 0, 0]
 
 
+def test_sums_of_single_blocks_have_room(tmp_path: Path) -> None:
+    """They may leave the range of the whole sum, and the NPU would clip them."""
+    model = open_tiny(tmp_path)
+    blocks, rows = (
+        quantised(model, replace(W4, block_size=size))[0].linears["blk.0.attn_v"].output
+        for size in (32, None)
+    )
+    assert (blocks.low, blocks.high) == pytest.approx((4 * rows.low, 4 * rows.high))
+
+
 def test_saved_graphs_of_all_batch_sizes_share_their_weights(tmp_path: Path) -> None:
     model = open_tiny(tmp_path)
     writer = QuantisedLinears(linears(quantised(model, W4)))

@@ -28,6 +28,9 @@ from powerserve.convert.qnn.source import NpuModel
 from powerserve.convert.qnn.statistics import LinearObserver, LinearStatistics
 
 BATCH_SIZE = 128  # tokens that are computed at once
+BLOCK_HEADROOM = 4.0
+"""The emulator of QAIRT 2.51 clips the sums of single blocks of weights to the range of a layer's
+output, which they may leave although the output does not."""
 
 Linears = Mapping[str, QuantisedLinear]
 
@@ -151,7 +154,9 @@ def _quantise_linear(
     seen: LinearStatistics, bits: int, options: QuantisationOptions
 ) -> QuantisedLinear:
     matrix = quantise_matrix(seen.part.matrix(), seen.input, bits, options)
-    return QuantisedLinear(matrix, seen.input.range, seen.output)
+    has_blocks = matrix.scales.shape[1] > 1
+    output = seen.output.widened(BLOCK_HEADROOM) if has_blocks else seen.output
+    return QuantisedLinear(matrix, seen.input.range, output)
 
 
 def _relative_error(

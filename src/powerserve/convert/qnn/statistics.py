@@ -26,6 +26,10 @@ class ValueRange:
         self.low = min(self.low, float(values.min()))
         self.high = max(self.high, float(values.max()))
 
+    def widened(self, factor: float) -> ValueRange:
+        """A range so many times as wide."""
+        return ValueRange(self.low * factor, self.high * factor)
+
 
 @dataclass(slots=True)
 class InputStatistics:

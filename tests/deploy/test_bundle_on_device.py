@@ -30,7 +30,7 @@ HOSTILE = ["it's", '"$HOME"', "`id`", "a\nb", "\\", "*", "😀 é", "-n", ""]
 ONE_THREAD = ("-t", "1")  # emulated threads wait for each other by spinning
 TEXT = (
     "The harbour lay still in the early light. Two boats had come in during the night, and their "
-    "crews were asleep on the coiled ropes. A dog walked along the quay and looked at the gulls."
+    "crews were asleep on the coiled ropes."
 )
 
 
@@ -135,7 +135,7 @@ def host_nll(model: Path) -> float:
 
 def nll_in(output: str) -> float:
     """From the last of the lines `ppl <tokens>: <value>`."""
-    return math.log(float(re.findall(r"^ppl \d+: (\S+)", output, re.MULTILINE)[-1]))
+    return math.log(float(re.findall(r"ppl \d+: (\S+)", output)[-1]))
 
 
 def test_an_answer_is_the_hosts(root: Path) -> None:

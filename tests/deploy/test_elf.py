@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from deploy.compiled import compile_library
 from powerserve.backend.ggml.locate import LIBRARIES, library_file, wheel_folder
 from powerserve.core.errors import BundleError
 from powerserve.deploy.bundle.elf import ElfFile, is_elf, read_elf
 from powerserve.deploy.bundle.elf_check import check_elf_files
-from powerserve.deploy.bundle.toolchain import GCC_PREFIX
 
 
 @pytest.mark.parametrize("name", LIBRARIES)
@@ -37,7 +37,7 @@ def test_it_reads_what_readelf_reads(name: str) -> None:
 
 
 def test_a_cross_compiled_library_is_recognised(tmp_path: Path) -> None:
-    path = compile_library(tmp_path / "libone.so", page_bytes=16384)
+    path = compile_library(tmp_path / "libone.so")
     assert read_elf(path) == ElfFile("aarch64", "libone.so", (), 16384)
 
 
@@ -82,7 +82,7 @@ def test_damage_is_an_error_and_no_crash(
 
 def test_each_fault_is_named(tmp_path: Path) -> None:
     library = compile_library(tmp_path / "bundle/lib/libone.so", page_bytes=4096)
-    compile_library(tmp_path / "bundle/lib/libtwo.so", page_bytes=16384, needs=library)
+    compile_library(tmp_path / "bundle/lib/libtwo.so", needs=library)
     faults = {
         "min_alignment": (16384, "libone.so is laid out for pages of 4096 bytes, not 16384"),
         "machine": ("x86-64", "libone.so is for aarch64, not x86-64"),
@@ -96,19 +96,6 @@ def test_each_fault_is_named(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match=r"libtwo\.so needs libone\.so, which is not there"):
         check_elf_files(tmp_path / "bundle", **good)
     assert check_elf_files(tmp_path / "bundle", **{**good, "system_libraries": ["libone.so"]}) == 1
-
-
-def compile_library(path: Path, *, page_bytes: int, needs: Path | None = None) -> Path:
-    """A shared library for ARM without any code."""
-    compiler = shutil.which(f"{GCC_PREFIX}g++")
-    if compiler is None:
-        pytest.skip(f"{GCC_PREFIX}g++ is missing")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    command = [compiler, "-shared", "-nostdlib", "-x", "c++", "/dev/null", "-x", "none"]
-    command += ["-Wl,--no-as-needed", *([str(needs)] if needs else [])]
-    command += [f"-Wl,-z,max-page-size={page_bytes}", f"-Wl,-soname,{path.name}", "-o", str(path)]
-    subprocess.run(command, check=True)
-    return path
 
 
 def readelf(path: Path, option: str) -> str:

@@ -185,7 +185,7 @@ def _build_into(target: Path, recipe: Recipe, report: ReportStep) -> None:
         command = install_command(scratch / "package")
         environment = build_environment(os.environ, recipe, scratch)
         build_process.run(command, environment, target.parent / LOG, report)
-        take_libraries(scratch / "package" / "libggml", folder)
+        _take_libraries(scratch / "package" / "libggml", folder)
         shutil.rmtree(scratch)
         info = locate.describe_library(folder, check_kernels=True)
         record = asdict(recipe) | {"version": info.version, "features": info.features}
@@ -227,7 +227,7 @@ def build_environment(
     return kept | ours | dict(recipe.variables)
 
 
-def take_libraries(package: Path, folder: Path) -> None:
+def _take_libraries(package: Path, folder: Path) -> None:
     """Move the libraries out of the installed package; where they are depends on the system."""
     source = next(filter(locate.has_libraries, package.glob("*")), None)
     if source is None:

@@ -82,8 +82,16 @@ def _compile(archive: Path, recipe: Recipe, folder: Path, log: Path, report: Rep
     package = scratch / "package"
     command = native_build.install_command(package, next(scratch.iterdir()))
     build_process.run(command, _environment(os.environ, recipe, scratch), log, report)
-    native_build.take_libraries(package / "libggml", folder)
+    _take_libraries(package, folder)
     shutil.rmtree(scratch)
+
+
+def _take_libraries(package: Path, folder: Path) -> None:
+    for name in LIBRARY_FILES:
+        library = next(package.glob(f"libggml/*/{name}"), None)
+        if library is None:
+            raise BundleError(f"the build of ggml made no {name}")
+        library.rename(folder / name)
 
 
 def _environment(environment: Mapping[str, str], recipe: Recipe, scratch: Path) -> dict[str, str]:
@@ -98,12 +106,7 @@ def _environment(environment: Mapping[str, str], recipe: Recipe, scratch: Path) 
 
 
 def _accept(folder: Path, toolchain: Toolchain) -> None:
-    """Keep the libraries that are loaded, and check them."""
-    for path in folder.iterdir():
-        if path.name not in LIBRARY_FILES:
-            path.unlink()
-    if absent := [name for name in LIBRARY_FILES if not (folder / name).exists()]:
-        raise BundleError(f"the build made no {', '.join(absent)}")
+    """Check the libraries, with what they are loaded with."""
     if toolchain.runtime_library is not None:
         shutil.copy(toolchain.runtime_library, folder)
     check_elf_files(

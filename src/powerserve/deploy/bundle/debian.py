@@ -110,7 +110,7 @@ def _check_tools() -> None:
 
 def _write_apt_configuration(folder: Path, architecture: str) -> Path:
     """A configuration file under which apt knows nothing of this machine's packages."""
-    for name in ("state/lists/partial", "cache/archives/partial", "etc"):
+    for name in ("state/lists/partial", "cache/archives/partial", "etc/apt.conf.d"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     (folder / "state/status").touch()
     options = f"[arch={architecture} signed-by={KEYRING}]"
@@ -155,5 +155,5 @@ def _apt(arguments: list[str], configuration: Path, folder: Path) -> None:
         check=False,
     )
     if done.returncode != 0:
-        complaints = re.findall(r"^[EW]: (.*)", done.stderr, re.MULTILINE) or ["it says nothing"]
-        raise BundleError(f"Debian packages cannot be fetched: {complaints[0]}")
+        errors = re.findall(r"^E: (.*)", done.stderr, re.MULTILINE) or ["apt gives no reason"]
+        raise BundleError(f"Debian packages cannot be fetched: {errors[0]}")

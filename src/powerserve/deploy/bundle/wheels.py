@@ -77,6 +77,8 @@ def _reason(done: subprocess.CompletedProcess[str]) -> str:
 
 def _remove_idle(folder: Path) -> None:
     shutil.rmtree(folder / "bin", ignore_errors=True)  # programs for the computer that builds
-    for path in list(folder.rglob("*")):
-        if path.is_file() and is_idle(path.relative_to(folder)):
+    for path in sorted(folder.rglob("*"), reverse=True):  # a folder comes after what is in it
+        if path.is_dir() and not any(path.iterdir()):
+            path.rmdir()
+        elif path.is_file() and is_idle(path.relative_to(folder)):
             path.unlink()

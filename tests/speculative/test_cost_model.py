@@ -16,6 +16,7 @@ from powerserve.speculative.cost_model import (
     CostCurve,
     LiveCosts,
     best_plan,
+    measure_compiled,
     measure_curve,
 )
 from powerserve.speculative.curve_store import CurveKey, CurveSource
@@ -66,6 +67,36 @@ def test_a_small_budget_measures_less() -> None:
     assert curve.sizes == (1, 2, 4)
     assert sum(asked) < 16
     assert measure_curve(time_step, budget_s=0.0).sizes == (1, 2)
+
+
+def test_compiled_sizes_make_a_staircase() -> None:
+    """Steps are padded to a compiled size, or take several runs."""
+    time_step, asked = timer(lambda n, cells: {1: 1.0, 8: 1.2, 24: 2.0}[n])
+    curve = measure_compiled(time_step, 0.0, (1, 8, 24))
+    assert sorted(asked) == [1, 1, 1, 8, 24]  # no time to lose, but each once; twice in a context
+    assert [curve(n) for n in (1, 2, 8, 9, 17, 24)] == [1.0, 1.2, 1.2, 2.0, 2.0, 2.0]
+    assert [curve(n) for n in (25, 48)] == [3.0, 4.0]
+    assert curve.tree_sizes == (1, 8, 24)
+
+
+def test_trees_fill_the_compiled_sizes() -> None:
+    time_step, _ = timer(lambda n, cells: {1: 1.0, 8: 1.2, 24: 2.0}[n])
+    curve = measure_compiled(time_step, 0.0, (1, 8, 24))
+    for chance, num_candidates in ((0.01, 0), (0.05, 7), (0.6, 23)):
+        plan = best_plan(curve, [chance] * 30, sizes=curve.tree_sizes)
+        assert plan.num_candidates == num_candidates
+    assert best_plan(curve, [0.6] * 5, sizes=curve.tree_sizes).num_candidates == 5
+    assert LiveCosts(curve).least_useful == pytest.approx(0.02)  # the first stair is a low one
+
+
+@pytest.mark.parametrize("batch_sizes", [(1,), (128,), (4, 16)])
+def test_any_compiled_sizes_make_a_curve(batch_sizes: tuple[int, ...]) -> None:
+    time_step, _ = timer(lambda n, cells: 1.0 + n / 100)
+    curve = measure_compiled(time_step, 0.0, batch_sizes)
+    costs = LiveCosts(curve)
+    costs.observe(1, 0, 2.0)
+    assert 0 < costs(3) <= costs(130)
+    assert best_plan(costs, [0.9] * 3, sizes=curve.tree_sizes).num_candidates in (0, 3)
 
 
 def test_a_flat_curve_takes_every_candidate_and_a_steep_one_none() -> None:

@@ -111,7 +111,7 @@ def load_engine(
             files,
             vocabulary.metadata,
             devices,
-            placed.backend,
+            placed,
             engine_config,
             tokenizer.stop_ids,
             tracer,

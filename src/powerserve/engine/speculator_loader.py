@@ -6,11 +6,10 @@ from collections.abc import Collection
 from contextlib import ExitStack
 from pathlib import Path
 
-from powerserve.backend.base import Backend
 from powerserve.core import machine
 from powerserve.core.errors import MemoryLimitError, UsageError
 from powerserve.core.tracing import NO_TRACER, Tracer
-from powerserve.engine.devices import Devices
+from powerserve.engine.devices import Devices, PlacedModel
 from powerserve.engine.engine import EngineConfig
 from powerserve.engine.model_files import ModelFiles
 from powerserve.speculative.curve_store import CurveKey, CurveSource
@@ -29,14 +28,14 @@ def load_speculator(
     target: ModelFiles,
     vocabulary: Metadata,
     devices: Devices,
-    backend: Backend,
+    placed: PlacedModel,
     engine: EngineConfig,
     stop_ids: Collection[int],
     tracer: Tracer = NO_TRACER,
 ) -> Speculator | None:
     """Load the draft model, if one is wanted, and make a speculator; None: speculation is off.
 
-    The target runs on `backend`; the draft model gets its place from `devices`.
+    The target runs where it is `placed`; the draft model gets its place from `devices`.
 
     Raises:
         UsageError: the mode needs a draft model and there is none, or it has other tokens.
@@ -47,13 +46,13 @@ def load_speculator(
     draft_source = _wanted_draft(options.mode, target.source)
     draft, draft_curve = None, None
     if draft_source is not None:
-        draft, draft_backend = _load_draft(draft_source, vocabulary, devices, engine, tracer)
-        draft_curve = _curve_source(draft_source.weights, draft_backend, engine)
+        draft, draft_place = _load_draft(draft_source, vocabulary, devices, engine, tracer)
+        draft_curve = _curve_source(draft_source.weights, draft_place, engine)
     return Speculator(
         options,
         vocab_size=target.config.vocab_size,
         stop_ids=stop_ids,
-        curve=_curve_source(target.source.weights, backend, engine),
+        curve=_curve_source(target.source.weights, placed, engine),
         draft=draft,
         draft_curve=draft_curve,
     )
@@ -78,8 +77,8 @@ def _load_draft(
     devices: Devices,
     engine: EngineConfig,
     tracer: Tracer,
-) -> tuple[DraftModel, Backend]:
-    """The draft model and where it runs; a cache that holds less than the target's is enough."""
+) -> tuple[DraftModel, PlacedModel]:
+    """The draft model and its place; a cache that holds less than the target's is enough."""
     with GGUFFile.open(source.weights) as weights, ExitStack() as undo:
         own = weights if source.vocab == source.weights else GGUFFile.open(source.vocab)
         check_same_vocabulary(vocabulary, own.metadata, source.name)
@@ -99,9 +98,9 @@ def _load_draft(
             tracer=tracer,
         )
         undo.pop_all()
-        return draft, placed.backend
+        return draft, placed
 
 
-def _curve_source(weights: Path, backend: Backend, engine: EngineConfig) -> CurveSource:
-    key = CurveKey(weights, backend.device, machine.cpu_name(), engine.kv_dtype.name)
-    return CurveSource(cache_folder() / "cost-curves", key)
+def _curve_source(weights: Path, placed: PlacedModel, engine: EngineConfig) -> CurveSource:
+    key = CurveKey(weights, placed.backend.device, machine.cpu_name(), engine.kv_dtype.name)
+    return CurveSource(cache_folder() / "cost-curves", key, placed.model.capabilities.batch_sizes)

@@ -13,7 +13,7 @@ import numpy as np
 
 from powerserve.backend.base import FloatArray, Int32Array
 from powerserve.speculative.calibration import Calibration
-from powerserve.speculative.cost_model import Plan, best_plan
+from powerserve.speculative.cost_model import SIZES, Plan, best_plan
 from powerserve.speculative.draft import DraftModel, DraftState, top_logits
 from powerserve.speculative.state import Guess, SequenceSpeculation
 from powerserve.speculative.tree import ROOT, TokenTree
@@ -55,8 +55,10 @@ class LevelGrowth:
         target_seconds: StepSeconds,
         draft_seconds: StepSeconds,
         vocab_size: int,
+        sizes: Sequence[int] = SIZES,
     ) -> None:
-        """`target_seconds`, `draft_seconds`: of a step by its tokens."""
+        """`target_seconds`, `draft_seconds`: of a step by its tokens; `sizes`: see `best_plan`."""
+        self._sizes = sizes
         self._draft = draft
         self._calibration = calibration
         self._target_seconds = target_seconds
@@ -159,7 +161,9 @@ class LevelGrowth:
         return best
 
     def _plan(self, probabilities: list[float], num_sequences: int, spent_s: float) -> Plan:
-        return best_plan(self._target_seconds, probabilities, num_sequences, extra_s=spent_s)
+        return best_plan(
+            self._target_seconds, probabilities, num_sequences, sizes=self._sizes, extra_s=spent_s
+        )
 
     def _compute(self, chosen: Sequence[tuple[Growing, int]]) -> bool:
         """Run the draft model on these nodes; False if its cache is full."""

@@ -148,6 +148,10 @@ class Speculator:
         if self._draft is not None:
             self._draft.close()
 
+    @property
+    def _tree_sizes(self) -> tuple[int, ...]:
+        return SIZES if self._costs is None else self._costs.curve.tree_sizes
+
     def _add_repetitions(
         self, requests: Sequence[ProposalRequest], trees: Sequence[TokenTree]
     ) -> None:
@@ -207,6 +211,7 @@ class Speculator:
             step_seconds,
             [probability for probability, _, _ in ranked],
             len(requests),
+            sizes=self._tree_sizes,
             extra_s=spent_s,
             forced=self.options.mode is not SpeculationMode.AUTO,
         )
@@ -233,7 +238,14 @@ class Speculator:
         draft_curve = self._draft_curve.curve
         if draft_curve is None:
             draft_curve = self._draft_curve.measure(draft.time_step, SIZES[-1])
-        growth = LevelGrowth(draft, self._guesses, step_seconds, draft_curve, self._vocab_size)
+        growth = LevelGrowth(
+            draft,
+            self._guesses,
+            step_seconds,
+            draft_curve,
+            self._vocab_size,
+            self._tree_sizes,
+        )
         if self.options.mode is SpeculationMode.AUTO and not self._draft_pays(
             growth, requests, trees
         ):

@@ -113,6 +113,16 @@ def test_codes_times_scales_are_the_weights(
 
 
 @pytest.mark.parametrize("search", SEARCHES)
+def test_large_matrices_go_in_pieces(search: ScaleSearch, monkeypatch: pytest.MonkeyPatch) -> None:
+    weights, x = RNG.normal(size=(7, 64)).astype(np.float32), correlated_inputs(100, 64)
+    whole = quantised(weights, x, search, 32)
+    monkeypatch.setattr("powerserve.convert.qnn.quantise._PIECE_WEIGHTS", 3 * 64)
+    pieces = quantised(weights, x, search, 32)
+    np.testing.assert_array_equal(pieces.scales, whole.scales)
+    assert (pieces.codes == whole.codes).mean() > 0.98  # sums of other lengths may round otherwise
+
+
+@pytest.mark.parametrize("search", SEARCHES)
 def test_zeros_and_unused_inputs_do_no_harm(search: ScaleSearch) -> None:
     weights = RNG.normal(size=(8, 32)).astype(np.float32)
     weights[3] = 0

@@ -16,6 +16,7 @@ from powerserve.core.errors import UsageError
 
 FLOAT_BITS = 16
 BLOCK_SIZES = (32, 64)  # what the NPU's compiler takes
+_PIECE_WEIGHTS = 1 << 22  # quantised at once: searching takes memory for several copies of them
 
 
 class ScaleSearch(Enum):
@@ -84,6 +85,19 @@ def quantise_matrix(
     weights: FloatArray, seen: InputStatistics, bits: int, options: QuantisationOptions
 ) -> QuantisedMatrix:
     """Quantise weights [out, in] of a layer whose inputs were `seen`."""
+    step = max(1, _PIECE_WEIGHTS // weights.shape[1])
+    pieces = [
+        _quantise_rows(weights[first : first + step], seen, bits, options)
+        for first in range(0, len(weights), step)
+    ]
+    codes, scales = (np.concatenate(each) for each in zip(*pieces, strict=True))
+    return QuantisedMatrix(codes, scales, bits)
+
+
+def _quantise_rows(
+    weights: FloatArray, seen: InputStatistics, bits: int, options: QuantisationOptions
+) -> tuple[npt.NDArray[np.int8], FloatArray]:
+    """Codes and scales of some rows, which do not depend on other rows."""
     size = weights.shape[1]
     if options.block_size is not None and size % options.block_size == 0:
         size = options.block_size
@@ -96,7 +110,7 @@ def quantise_matrix(
         codes = compensated_codes(weights, scales, bits, seen.compensation())
     else:
         codes = codes_of(blocks, scales, bits).reshape(weights.shape)
-    return QuantisedMatrix(codes.astype(np.int8), scales, bits)
+    return codes.astype(np.int8), scales
 
 
 def _importance(seen: InputStatistics) -> FloatArray:

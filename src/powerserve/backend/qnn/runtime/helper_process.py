@@ -76,8 +76,9 @@ class HelperProcess:
         if status == DONE:
             return msgspec.json.decode(text, type=answer)
         failure = msgspec.json.decode(text, type=Failure)
-        details = "; ".join((failure.text, *failure.log[:1])).strip().rstrip(".")
-        raise HelperError(f"{action} failed: {details}", failure.log)
+        log = _without_level(failure.log)
+        details = "; ".join((failure.text, *log[:1])).rstrip(".")
+        raise HelperError(f"{action} failed: {details}", log)
 
     def take_descriptor(self) -> int:
         """The file descriptor that came with the last reply; the caller closes it."""
@@ -145,7 +146,13 @@ class HelperProcess:
         """The lines that the helper and the libraries printed since the log had `start` bytes."""
         size = os.fstat(self._log.fileno()).st_size
         text = os.pread(self._log.fileno(), size - start, start).decode(errors="replace")
-        return [line.strip() for line in text.splitlines() if line.strip()]
+        return _without_level(text.splitlines())
+
+
+def _without_level(lines: Sequence[str]) -> list[str]:
+    """Lines of QNN's log that say something, without the mark of an error."""
+    cleaned = (line.strip().removeprefix("<E>").strip() for line in lines)
+    return [line for line in cleaned if line]
 
 
 def helper_environment(libraries: QnnLibraries, inherited: Mapping[str, str]) -> dict[str, str]:

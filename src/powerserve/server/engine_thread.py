@@ -133,6 +133,15 @@ class EngineThread:
             self._ended(reason)
             self._embeddings.close()
             self._loaded.close()
+            self._let_go()
+
+    def _let_go(self) -> None:
+        """Forget who listens.
+
+        It keeps this object, and all of the model with it: as long as each keeps the other, the
+        memory of both waits for the garbage collector, which comes late to large old objects.
+        """
+        self._report = self._ended = _nobody_listens
 
     def _run_steps(self) -> None:
         try:
@@ -287,6 +296,10 @@ class _Generation:
         reason = self._text.finish_reason or self.sequence.finish_reason or FinishReason.CANCELLED
         usage = _usage(self.sequence, self._num_tokens)
         return Ended(reason, usage, self._ended_by_token, self._text.stop_text)
+
+
+def _nobody_listens(what: object) -> None:
+    """What is said is lost."""
 
 
 def _usage(sequence: Sequence, num_generated: int) -> Usage:

@@ -73,6 +73,8 @@ class ModelPool:
         self._prefixes = settings.prefixes
         self._metrics = metrics
         self._loaded: dict[Files, _Loaded] = {}
+        # In bytes: what models take that were loaded before, and whose files are as they were.
+        self._sizes: dict[tuple[Files, int], int] = {}
         self._loads: dict[Files, asyncio.Task[_Loaded]] = {}
         self._turn = asyncio.Lock()  # to load or unload
 
@@ -161,12 +163,15 @@ class ModelPool:
             broken = self._loaded.get(files)
             if broken is not None:
                 await self._unload(broken)
-            await self._make_room(_file_size(source))
+            key = files, _file_size(source)
+            await self._make_room(self._sizes.get(key, key[1]))
             loaded = await self._load_with_room(source)
+            self._sizes[key] = loaded.plan.total_bytes
             try:
-                await self._make_room(loaded.plan.total_bytes)  # before, only the file was known
+                await self._make_room(self._sizes[key])  # the first time, it was a guess
             except PowerServeError:
                 await asyncio.to_thread(loaded.close)
+                del loaded  # else the error's traceback would keep all of it for a while
                 raise
             runner = ModelRunner(source.name, loaded, self._metrics, self._prefixes)
             self._loaded[files] = _Loaded(files, runner, self._limits.keep_alive_s)

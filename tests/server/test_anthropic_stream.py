@@ -17,9 +17,11 @@ from powerserve.server.answer import Answer, Delta
 from powerserve.server.anthropic.endings import ending
 from powerserve.server.anthropic.errors import error_frame
 from powerserve.server.anthropic.stream import MessageStream
-from powerserve.server.content import Content, ToolCallDelta
+from powerserve.server.content import Content, PlainText, ToolCallDelta
 from powerserve.server.errors import ApiError, ErrorKind
-from powerserve.server.events import Ended, Usage
+from powerserve.server.events import Ended, Piece, Usage
+from powerserve.server.mailbox import Mailbox
+from powerserve.server.model_runner import ModelRunner, OpenGeneration
 
 USAGE = Usage(10, 4, 7, 0.0, 0.1, 0.2)
 CONTENTS = (
@@ -39,7 +41,7 @@ class FixedAnswer:
     num_prompt_tokens = 10
     runner = SimpleNamespace(name="model")
 
-    async def deltas(self) -> AsyncIterator[Delta]:
+    async def deltas(self, pause_s: float) -> AsyncIterator[Delta]:
         for content in CONTENTS:
             yield Delta(0, content)
         yield Delta(0, ended=Ended(FinishReason.STOP, USAGE))
@@ -98,6 +100,38 @@ def test_each_kind_of_content_has_its_block() -> None:
         "4 text",
         "4 text_delta Done.",
         "4 stop",
+        "message_delta",
+        "message_stop",
+    ]
+
+
+def test_silence_is_broken_by_pings() -> None:
+    """A long prefill must not look like a dead connection."""
+
+    async def run() -> list[str]:
+        arrived = asyncio.Event()
+        generation = OpenGeneration(0, "model", Mailbox(arrived))
+        answer = Answer(cast(ModelRunner, FixedAnswer.runner), [generation], arrived, [PlainText()])
+
+        @asynccontextmanager
+        async def opening() -> AsyncIterator[Answer]:
+            yield answer
+
+        stream = MessageStream({"model": "m"}, shows_thinking=True, ping_s=0.01)
+        kinds: list[str] = []
+        async for frame in stream.frames(opening()):
+            kinds.append(json.loads(frame.partition(b"data: ")[2])["type"])
+            if kinds.count("ping") == 4 and len(kinds) == 5:
+                generation.mailbox.put(Piece("Hello", 1))
+                generation.mailbox.put(Ended(FinishReason.STOP, USAGE))
+        return kinds
+
+    kinds = asyncio.run(run())
+    assert kinds[:5] == ["message_start", *["ping"] * 4]
+    assert [kind for kind in kinds[5:] if kind != "ping"] == [
+        "content_block_start",
+        "content_block_delta",
+        "content_block_stop",
         "message_delta",
         "message_stop",
     ]

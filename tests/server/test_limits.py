@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import anthropic
 import httpx
 import pytest
 
@@ -65,6 +66,15 @@ def test_a_full_queue_is_503(server: ServerProcess, http: httpx.Client) -> None:
         assert reply.status_code == 503
         assert int(reply.headers["retry-after"]) > 0
         assert reply.json()["error"]["type"] == "unavailable_error"
+        with (
+            anthropic.Anthropic(base_url=server.url, api_key="none", max_retries=0) as claude,
+            pytest.raises(anthropic.APIStatusError, match="overloaded_error") as refused,
+        ):
+            claude.messages.create(
+                model="x", max_tokens=5, messages=[{"role": "user", "content": "Hi"}]
+            )
+        assert refused.value.status_code == 529  # Anthropic's own
+        assert int(refused.value.response.headers["retry-after"]) > 0
         assert http.get("/health").status_code == 200
     wait_until(lambda: not slots(http))
     assert http.post(CHAT, json=LONG | {"max_tokens": 1}).status_code == 200

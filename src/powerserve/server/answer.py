@@ -32,6 +32,10 @@ class Delta:
     prompt: PromptScored | None = None
 
 
+PAUSE = Delta(0)
+"""Nothing has come for a while."""
+
+
 @dataclass(slots=True)
 class Choice:
     """A whole answer."""
@@ -79,11 +83,19 @@ class Answer:
                 if isinstance(event, Failed):
                     raise event.error
 
-    async def deltas(self) -> AsyncIterator[Delta]:
-        """Everything in the order it comes, to the end of the last choice."""
+    async def deltas(self, pause_s: float | None = None) -> AsyncIterator[Delta]:
+        """Everything in the order it comes, to the end of the last choice.
+
+        Whenever nothing has come for `pause_s` seconds, PAUSE is between.
+        """
         num_ended = 0
         while num_ended < len(self._generations):
-            events, self._early = self._early or await self._events(), []
+            try:
+                async with asyncio.timeout(pause_s):
+                    events, self._early = self._early or await self._events(), []
+            except TimeoutError:
+                yield PAUSE
+                continue
             for delta in self._read(events):
                 num_ended += delta.ended is not None
                 yield delta

@@ -80,7 +80,7 @@ def error_reply(surface: Surface, error: ApiError) -> Reply:
         headers["retry-after"] = str(error.retry_after_s)
     if error.kind is ErrorKind.AUTHENTICATION:
         headers["www-authenticate"] = "Bearer"
-    return Reply(surface.error_body(error), error.status, headers=headers)
+    return Reply(surface.error_body(error), surface.status(error), headers=headers)
 
 
 class _Response:

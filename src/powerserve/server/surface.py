@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from powerserve.server.errors import ApiError, invalid
+from powerserve.server.errors import ApiError, ErrorKind, invalid
 
 T = TypeVar("T")
 JSON_TYPE = "application/json"
@@ -82,6 +82,11 @@ class Surface:
     operations: tuple[Operation, ...]
     error_body: Callable[[ApiError], Any]
     error_frame: Callable[[ApiError], bytes]  # for a stream that has begun
+    statuses: Mapping[ErrorKind, int] = field(default_factory=dict)  # where it has its own
+
+    def status(self, error: ApiError) -> int:
+        """The HTTP status of an error."""
+        return self.statuses.get(error.kind, error.status)
 
 
 def sse_frame(value: Any, event: str | None = None) -> bytes:

@@ -17,6 +17,9 @@ _TYPES = {
     ErrorKind.TIMEOUT: "timeout_error",
 }
 
+STATUSES = {ErrorKind.OVERLOADED: 529}
+"""What Anthropic has instead of HTTP's own (its documentation, Errors); clients retry both."""
+
 
 def error_body(error: ApiError) -> dict[str, Any]:
     """An error's body."""

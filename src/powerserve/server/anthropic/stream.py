@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
-from powerserve.server.answer import Answer, Delta
+from powerserve.server.answer import PAUSE, Answer, Delta
 from powerserve.server.anthropic.endings import ending, usage_body, usage_counts
 from powerserve.server.content import Content, ToolCallDelta
 from powerserve.server.events import Ended
@@ -14,16 +14,22 @@ from powerserve.server.surface import sse_frame
 
 Event = dict[str, Any]
 _THINKING = {"type": "thinking", "thinking": "", "signature": ""}
+_PING = {"type": "ping"}
+_PING_S = 10.0  # while nothing else comes, as in a long prefill: proxies close silent connections
 _TEXT = {"type": "text", "text": "", "citations": None}
 
 
 class MessageStream:
     """Writes the events of one answer."""
 
-    def __init__(self, base: dict[str, Any], *, shows_thinking: bool) -> None:
-        """`base` holds the fields of the message that are known beforehand."""
+    def __init__(
+        self, base: dict[str, Any], *, shows_thinking: bool, ping_s: float = _PING_S
+    ) -> None:
+        """`base` holds the fields of the message that are known beforehand; `ping_s`: the longest
+        silence."""
         self._base = base
         self._shows_thinking = shows_thinking
+        self._ping_s = ping_s
         self._index = 0  # of the block that is open, or will be next
         self._open: dict[str, Any] | None = None  # that block, as it began
         self._called_tools = False
@@ -32,8 +38,10 @@ class MessageStream:
         """The whole stream."""
         async with opening as answer:
             yield _frame(self._begin(answer))
-            yield _frame({"type": "ping"})  # as Anthropic does; clients pass it over
-            async for delta in answer.deltas():
+            yield _frame(_PING)  # as Anthropic does; clients pass it over
+            async for delta in answer.deltas(self._ping_s):
+                if delta is PAUSE:
+                    yield _frame(_PING)
                 for event in self._events(delta):
                     yield _frame(event)
 

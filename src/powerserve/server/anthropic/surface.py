@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from powerserve.server.anthropic.errors import error_body, error_frame
+from powerserve.server.anthropic.errors import STATUSES, error_body, error_frame
 from powerserve.server.anthropic.messages import count_tokens, messages
 from powerserve.server.anthropic.models import list_models, show_model
 from powerserve.server.serving import Serving
@@ -26,4 +26,5 @@ def anthropic_surface(serving: Serving) -> Surface:
         ),
         error_body,
         error_frame,
+        STATUSES,
     )

@@ -148,7 +148,9 @@ def test_ancestors_of_earlier_steps_are_seen(llama: GGUFFile, load: Load) -> Non
         Tokens([8, 9], cells=[11, 12], context=[9, 4], parents=[-1, -1], positions=[3, 3])
     )
     piece = replace(deeper.slices[0], cached_ancestors=np.array([[7], [20]]), stop_cell=21)
-    batches = [first, level, replace(deeper, slices=[piece])]
+    deepest = batch_of(Tokens([10], cells=[13], context=[9, 4], positions=[4]))
+    alone = replace(deepest.slices[0], cached_ancestors=np.array([[20, 12]]), stop_cell=21)
+    batches = [first, level, replace(deeper, slices=[piece]), replace(deepest, slices=[alone])]
     assert_close(logits(load(llama), *batches), reference_logits(llama, *batches))
 
 

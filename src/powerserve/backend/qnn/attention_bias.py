@@ -48,30 +48,33 @@ class AttentionBias:
         self, rows: Bits, batch: Batch, piece: BatchSlice, run: Run, tokens: slice
     ) -> None:
         """The rows of `tokens` (numbers within the batch), which are of one sequence."""
-        own_rows = rows[tokens.start - run.start : tokens.stop - run.start]
-        self._reveal_context(own_rows, piece)
-        if len(piece.parents) == 1:  # decoding
-            own_rows[0, self._cache_size + tokens.start - run.start] = VISIBLE
-        else:
-            self._reveal_batch(own_rows, batch, piece, run, tokens)
-        if piece.cached_ancestors is not None:
-            earlier = piece.cached_ancestors[tokens.start - piece.start : tokens.stop - piece.start]
-            tokens_with, levels = np.nonzero(earlier >= 0)
-            own_rows[tokens_with, earlier[tokens_with, levels] + self._num_front] = VISIBLE
-
-    def _reveal_context(self, rows: Bits, piece: BatchSlice) -> None:
-        rows[0, : self._num_front] = VISIBLE
-        rows[0, piece.context + self._num_front] = VISIBLE
-        rows[1:] = rows[0]
-
-    def _reveal_batch(
-        self, rows: Bits, batch: Batch, piece: BatchSlice, run: Run, tokens: slice
-    ) -> None:
-        """Each token sees itself and its ancestors in this step."""
-        visible = np.tri(len(piece.parents)) > 0 if piece.is_chain else ancestors(piece.parents)
-        first, stop = tokens.start - piece.start, tokens.stop - piece.start
-        bits = np.where(visible[first:stop], VISIBLE, self._hidden)
-        earlier = batch.cells[piece.start : tokens.start] + self._num_front
-        rows[:, earlier] = bits[:, :first]
         column = self._cache_size + tokens.start - run.start
-        rows[:, column : column + stop - first] = bits[:, first:stop]
+        own_rows = rows[tokens.start - run.start : tokens.stop - run.start]
+        own_columns = own_rows[:, column : column + len(own_rows)]
+        earlier = batch.cells[piece.start : tokens.start] + self._num_front
+        first, stop = tokens.start - piece.start, tokens.stop - piece.start
+        self._reveal_context(own_rows[0], piece)
+        if piece.is_chain:
+            own_rows[0, earlier] = VISIBLE
+            own_rows[1:] = own_rows[0]
+            own_columns[:] = self._bits(np.tri(len(own_rows)) > 0)
+        else:
+            own_rows[1:] = own_rows[0]
+            bits = self._bits(ancestors(piece.parents)[first:stop])
+            own_rows[:, earlier] = bits[:, :first]
+            own_columns[:] = bits[:, first:stop]
+        self._reveal_ancestors(own_rows, piece, first, stop)
+
+    def _reveal_context(self, row: npt.NDArray[np.uint16], piece: BatchSlice) -> None:
+        row[: self._num_front] = VISIBLE
+        row[piece.context + self._num_front] = VISIBLE
+
+    def _reveal_ancestors(self, rows: Bits, piece: BatchSlice, first: int, stop: int) -> None:
+        """Let the tokens first … stop - 1 of a tree see their ancestors from earlier steps."""
+        if piece.cached_ancestors is not None:
+            cells = piece.cached_ancestors[first:stop]
+            tokens, levels = np.nonzero(cells >= 0)
+            rows[tokens, cells[tokens, levels] + self._num_front] = VISIBLE
+
+    def _bits(self, visible: npt.NDArray[np.bool_]) -> Bits:
+        return np.where(visible, VISIBLE, self._hidden)

@@ -7,9 +7,10 @@ from pathlib import Path
 
 from powerserve.backend.qnn.soc import find_soc, load_socs
 from powerserve.convert.qnn.compiler import CompileOptions
-from powerserve.convert.qnn.pipeline import NpuConversion
+from powerserve.convert.qnn.pipeline import convert_for_npu
 from powerserve.convert.qnn.plan import GraphSizes
 from powerserve.convert.qnn.report import ConversionReport
+from powerserve.convert.qnn.request import NpuConversion
 from powerserve.convert.qnn.text import ConversionTexts
 from tiny_models import TinyModel, write_tiny_model
 
@@ -58,4 +59,4 @@ def tiny_conversion(folder: Path, architecture: str = "llama", soc: str = "8650"
 def convert_tiny(folder: Path, architecture: str, soc: str) -> Converted:
     """Convert such a model."""
     conversion = tiny_conversion(folder, architecture, soc)
-    return Converted(conversion, conversion.run())
+    return Converted(conversion, convert_for_npu(conversion))

@@ -25,7 +25,7 @@ from powerserve.core.errors import UsageError
 from powerserve.storage.progress import SILENT, console_progress
 
 if TYPE_CHECKING:
-    from powerserve.convert.qnn.pipeline import NpuConversion
+    from powerserve.convert.qnn.request import NpuConversion
 
 
 def configure(parser: ArgumentParser) -> None:
@@ -43,10 +43,13 @@ def execute(arguments: Namespace) -> int:
     from powerserve.convert.qnn.compiler import check_compiler
 
     check_compiler()  # before imports that would fail without it
-    conversion = _conversion(arguments)
-    report = conversion.run(SILENT if arguments.silent else console_progress())
+    from powerserve.convert.qnn.build_folder import BuildFolder
+    from powerserve.convert.qnn.pipeline import convert_for_npu
+
+    request = _request(arguments)
+    report = convert_for_npu(request, SILENT if arguments.silent else console_progress())
     if arguments.clear_build_files:
-        conversion.clear()
+        BuildFolder(request.build).clear()
     for line in (*report.lines(), *(f"warning: {each}" for each in report.failures)):
         print(line)
     print(f"{arguments.output_folder}: {report.model} for {report.soc}")
@@ -152,12 +155,12 @@ def _add_work_flags(parser: ArgumentParser) -> None:
     group.add_argument("--silent", action="store_true", help="show no progress")
 
 
-def _conversion(arguments: Namespace) -> NpuConversion:
+def _request(arguments: Namespace) -> NpuConversion:
     from powerserve.convert.qnn.compiler import CompileOptions
     from powerserve.convert.qnn.outliers import OutlierCounts
-    from powerserve.convert.qnn.pipeline import NpuConversion, Outliers
     from powerserve.convert.qnn.plan import GraphSizes, sorted_batch_sizes
     from powerserve.convert.qnn.quantise import QuantisationOptions, ScaleSearch
+    from powerserve.convert.qnn.request import NpuConversion, Outliers
 
     source: Path = arguments.model_folder
     name = arguments.model_name or source.resolve().stem

@@ -17,8 +17,10 @@ from powerserve.backend.qnn.config_file import QnnConfig, read_qnn_config
 from powerserve.backend.qnn.inspect import BinaryInfo, inspect_binary
 from powerserve.backend.qnn.libraries import find_libraries
 from powerserve.convert.qnn import pipeline
+from powerserve.convert.qnn import request as request_module
 from powerserve.convert.qnn.child import ChildProcesses
 from powerserve.convert.qnn.gate import GateLimits
+from powerserve.convert.qnn.pipeline import convert_for_npu
 from powerserve.core.errors import BackendError
 from powerserve.storage.gguf import GGUFFile
 from powerserve.tokenizer.tokenizer import Tokenizer
@@ -138,19 +140,19 @@ def test_a_second_run_has_nothing_left_to_do(
     monkeypatch.setattr(ChildProcesses, "run", refuse)
     monkeypatch.setattr(pipeline, "ProcessRuntime", refuse)
     monkeypatch.setattr("powerserve.convert.qnn.quantised_files.quantise_layers", refuse)
-    assert converted.conversion.run() == converted.report
+    assert convert_for_npu(converted.conversion) == converted.report
 
 
 def test_a_refused_graph_is_not_delivered(case: tuple[Converted, int], tmp_path: Path) -> None:
     # Nothing can reach this cosine, so that the comparison itself need not be broken.
     strict = replace(case[0].conversion, output=tmp_path / "qnn", limits=GateLimits(min_cosine=1.1))
     with pytest.raises(BackendError, match="compute something else: chunk 0 at batch size 1"):
-        strict.run()
+        convert_for_npu(strict)
     assert not strict.output.exists()
     report = json.loads((strict.build / "report.json").read_bytes())
     assert len(report["failures"]) == 6
     forced = replace(strict, force=True)
-    assert len(forced.run().failures) == 6
+    assert len(convert_for_npu(forced).failures) == 6
     assert (forced.output / "config.json").is_file()
 
 
@@ -167,10 +169,10 @@ def test_a_wrongly_compiled_graph_is_refused(
         num_chunks=1,
         with_lm_head=False,
     )
-    assert not conversion.run().failures
-    monkeypatch.setattr(pipeline, "BATCH_16_GAIN", 1.0)
+    assert not convert_for_npu(conversion).failures
+    monkeypatch.setattr(request_module, "BATCH_16_GAIN", 1.0)
     with pytest.raises(BackendError, match=r"chunk 0 at batch size 16: .* outputs are wrong"):
-        conversion.run()
+        convert_for_npu(conversion)
 
 
 def tensors_of(binary: BinaryInfo, graph_name: str) -> dict[str, tuple[str, tuple[int, ...]]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from powerserve.convert.qnn.memory import check_memory, chunk_memory, fitting_chunks
@@ -76,9 +78,16 @@ def test_the_estimate_is_near_what_was_measured(
 
 
 def test_too_large_chunks_are_refused_with_a_number_that_fits() -> None:
-    check_memory(LLAMA_1B, 4, available=8_000_000_000)
+    check_memory(LLAMA_1B, 4, with_lm_head=True, available=8_000_000_000)
     with pytest.raises(MemoryLimitError, match=r"one chunk takes about 2.* GB.*--n-model-chunks 4"):
-        check_memory(LLAMA_1B, 1, available=8_000_000_000)
+        check_memory(LLAMA_1B, 1, with_lm_head=True, available=8_000_000_000)
     assert fitting_chunks(LLAMA_1B, 8_000_000_000) == 4
-    with pytest.raises(MemoryLimitError, match="too little memory for a single layer"):
-        check_memory(LLAMA_1B, 4, available=1_000_000_000)
+    with pytest.raises(MemoryLimitError, match="too little for a single layer"):
+        check_memory(LLAMA_1B, 4, with_lm_head=True, available=1_000_000_000)
+
+
+def test_a_vocabulary_too_large_to_compile_is_left_to_the_cpu() -> None:
+    wide = replace(SMOLLM2, vocab_size=1_000_000)
+    check_memory(wide, 1, with_lm_head=False, available=8_000_000_000)
+    with pytest.raises(MemoryLimitError, match=r"the LM head takes about .*--cpu-lm-head"):
+        check_memory(wide, 1, with_lm_head=True, available=8_000_000_000)

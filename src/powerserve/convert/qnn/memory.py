@@ -33,29 +33,31 @@ def lm_head_memory(config: ModelConfig) -> int:
     return BASE_BYTES + BYTES_PER_PARAMETER * config.embed_dim * config.vocab_size
 
 
-def check_memory(config: ModelConfig, num_chunks: int, available: int | None = None) -> None:
-    """Make sure that the largest chunk can be compiled.
+def check_memory(
+    config: ModelConfig, num_chunks: int, *, with_lm_head: bool, available: int | None = None
+) -> None:
+    """Make sure that the largest chunk and the LM head can be compiled.
 
     Args:
         config: of the model.
         num_chunks: how many parts its layers are cut into.
+        with_lm_head: whether that is compiled.
         available: bytes; None: what the machine has free.
 
     Raises:
         MemoryLimitError: with the number of chunks that would fit.
     """
     free = machine.available_memory() if available is None else available
-    needed = chunk_memory(config, largest_chunk(config.num_layers, num_chunks))
-    if free is None or needed <= free:
+    if free is None:
         return
-    fitting = fitting_chunks(config, free)
-    advice = "this machine has too little memory for a single layer of this model"
-    if fitting is not None:
-        advice = f"cut the model into {fitting} chunks (--n-model-chunks {fitting})"
-    raise MemoryLimitError(
-        f"compiling {describe_chunks(num_chunks)} takes about {format_bytes(needed)}, and "
-        f"{format_bytes(free)} are free; {advice}"
-    )
+    needed = chunk_memory(config, largest_chunk(config.num_layers, num_chunks))
+    if needed > free:
+        what = "the model as one chunk" if num_chunks == 1 else f"one of {num_chunks} chunks"
+        raise MemoryLimitError(_too_large(what, needed, free, _chunk_advice(config, free)))
+    needed = lm_head_memory(config)
+    if with_lm_head and needed > free:
+        advice = "leave it to the CPU (--cpu-lm-head)"
+        raise MemoryLimitError(_too_large("the LM head", needed, free, advice))
 
 
 def fitting_chunks(config: ModelConfig, available: int) -> int | None:
@@ -76,6 +78,15 @@ def largest_chunk(num_layers: int, num_chunks: int) -> int:
     return -(-num_layers // num_chunks)
 
 
-def describe_chunks(num_chunks: int) -> str:
-    """As a sentence says it."""
-    return "the model as one chunk" if num_chunks == 1 else f"one of {num_chunks} chunks"
+def _chunk_advice(config: ModelConfig, free: int) -> str:
+    fitting = fitting_chunks(config, free)
+    if fitting is None:
+        return "that is too little for a single layer of this model"
+    return f"cut the model into {fitting} chunks (--n-model-chunks {fitting})"
+
+
+def _too_large(what: str, needed: int, free: int, advice: str) -> str:
+    return (
+        f"compiling {what} takes about {format_bytes(needed)}, and {format_bytes(free)} are free; "
+        f"{advice}"
+    )

@@ -6,8 +6,7 @@ anew. Nothing is delivered unless every compiled graph computes what it should.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from pathlib import Path
 
 from powerserve.backend.qnn.inspect import check_graph, inspect_binary
@@ -17,182 +16,143 @@ from powerserve.backend.qnn.runtime.process import ProcessRuntime
 from powerserve.convert.qnn.build_folder import REPORT, BuildFolder
 from powerserve.convert.qnn.calibration import Calibration
 from powerserve.convert.qnn.compile_plan import CompiledPart, compile_plan
-from powerserve.convert.qnn.compiler import CompileOptions, check_compiler
+from powerserve.convert.qnn.compiler import check_compiler
 from powerserve.convert.qnn.delivery import Delivery
 from powerserve.convert.qnn.evaluation import measure_perplexity
-from powerserve.convert.qnn.float_parts import FloatParts
-from powerserve.convert.qnn.gate import GateLimits, GraphErrors, failures
+from powerserve.convert.qnn.gate import GraphErrors, failures
 from powerserve.convert.qnn.gate_run import GateRun
-from powerserve.convert.qnn.lowering import BATCH_16_GAIN, LoweringOptions
 from powerserve.convert.qnn.memory import check_memory
-from powerserve.convert.qnn.outliers import OutlierCounts, float_parts
-from powerserve.convert.qnn.plan import GraphSizes, Part, Plan, make_plan
-from powerserve.convert.qnn.quantise import QuantisationOptions
-from powerserve.convert.qnn.quantised_files import open_chunk, write_quantised
+from powerserve.convert.qnn.plan import Part, Plan, make_plan
+from powerserve.convert.qnn.quantised_files import QuantisedRecord, open_chunk, write_quantised
 from powerserve.convert.qnn.report import ConversionReport, part_reports
+from powerserve.convert.qnn.request import NpuConversion
 from powerserve.convert.qnn.source import NpuModel
 from powerserve.convert.qnn.system_prompt import write_system_prompt
-from powerserve.convert.qnn.text import ConversionTexts
-from powerserve.core.config import ModelConfig
+from powerserve.convert.qnn.text import TextTokens
 from powerserve.core.errors import BackendError
 from powerserve.storage.progress import SILENT, Progress
 
-
-@dataclass(frozen=True, slots=True)
-class Outliers:
-    """What stays in floating point: whole layers, and by the stat files in `folder` parts."""
-
-    folder: Path = Path("stat")
-    counts: OutlierCounts = field(default_factory=OutlierCounts)
-    attention_layers: frozenset[int] = frozenset()
-    ffn_layers: frozenset[int] = frozenset()
-
-    def float_parts(self, config: ModelConfig) -> FloatParts:
-        """Those parts of a model. Raises ConfigError or UsageError."""
-        return float_parts(self.folder, config, self.counts, self.attention_layers, self.ffn_layers)
+Compiled = Mapping[Part, CompiledPart]
 
 
-@dataclass(frozen=True, slots=True)
-class NpuConversion:
-    """What to convert, into what.
+def convert_for_npu(request: NpuConversion, progress: Progress = SILENT) -> ConversionReport:
+    """Convert a model; the report is in the build folder whatever comes of it.
 
-    Attributes:
-        source: a GGUF file, a model folder or a checkpoint folder of Hugging Face.
-        name: begins the binaries' names.
-        texts: the system prompt, and what is calibrated with.
-        build: folder for what lies between source and output.
-        output: the `qnn/` folder to fill.
-        num_chunks: parts that the layers are cut into.
-        with_lm_head: whether the NPU computes the output layer too.
-        outliers: what stays in floating point.
-        num_processes: compilations at a time.
-        with_emulator, with_cpu: whether the folders for those are delivered too.
-        compare: whether compiled graphs are compared with the CPU.
-        force: deliver even what the comparison does not accept.
+    Raises:
+        BackendError: the compiler is missing or fails, or the result is not accepted.
+        PowerServeError: the model or a text cannot be used, or memory does not suffice.
     """
+    check_compiler()
+    request.build.mkdir(parents=True, exist_ok=True)
+    model = NpuModel.open(request.source, request.build, progress)
+    try:
+        check_memory(model.config, request.num_chunks, with_lm_head=request.with_lm_head)
+        return _Conversion(request, model, progress).run()
+    finally:
+        model.close()
 
-    source: Path
-    name: str
-    texts: ConversionTexts
-    build: Path
-    output: Path
-    compiling: CompileOptions
-    sizes: GraphSizes = field(default_factory=GraphSizes)
-    num_chunks: int = 1
-    with_lm_head: bool = True
-    quantisation: QuantisationOptions = field(default_factory=QuantisationOptions)
-    outliers: Outliers = field(default_factory=Outliers)
-    num_processes: int = 2
-    with_emulator: bool = False
-    with_cpu: bool = False
-    compare: bool = True
-    force: bool = False
-    limits: GateLimits = field(default_factory=GateLimits)
 
-    def run(self, progress: Progress = SILENT) -> ConversionReport:
-        """Convert; the report is in the build folder whatever comes of it.
+class _Conversion:
+    """A request with what its steps need."""
 
-        Raises:
-            BackendError: the compiler is missing or fails, or the result is not accepted.
-            PowerServeError: the model or a text cannot be used, or memory does not suffice.
-        """
-        check_compiler()
-        self.build.mkdir(parents=True, exist_ok=True)
-        model = NpuModel.open(self.source, self.build, progress)
-        try:
-            return self._convert(model, progress)
-        finally:
-            model.close()
-
-    def clear(self) -> None:
-        """Remove what `run` has put into the build folder, and that folder if nothing is left."""
-        BuildFolder(self.build).clear()
-
-    def _convert(self, model: NpuModel, progress: Progress) -> ConversionReport:
-        check_memory(model.config, self.num_chunks)
-        plan = make_plan(
-            model.config, self.name, self.num_chunks, self.sizes, with_lm_head=self.with_lm_head
+    def __init__(self, request: NpuConversion, model: NpuModel, progress: Progress) -> None:
+        self._request = request
+        self._model = model
+        self._progress = progress
+        self._build = BuildFolder(request.build)
+        self._tokens: TextTokens = request.texts.encode(model.tokenizer(), request.sizes.cache_size)
+        self._plan: Plan = make_plan(
+            model.config,
+            request.name,
+            request.num_chunks,
+            request.sizes,
+            with_lm_head=request.with_lm_head,
         )
-        build = BuildFolder(self.build)
-        tokens = self.texts.encode(model.tokenizer(), self.sizes.cache_size)
-        calibration = Calibration(
-            tokens.calibration, self.quantisation, self._lowering(model.config)
-        )
-        quantised = write_quantised(model, self.source, plan, calibration, build, progress)
-        if tokens.system:
-            chunks = (open_chunk(model, plan, build, part) for part in plan.chunks)
-            write_system_prompt(model, chunks, tokens.system, build.system_prompt)
-        perplexity = measure_perplexity(model, plan, build, tokens)
-        compiled = self._compile(plan, build, progress)
-        graphs = self._compare(model, plan, compiled, tokens.calibration[0], progress)
-        report = ConversionReport(
-            model=self.name,
-            soc=self.compiling.soc.part,
-            sizes=self.sizes,
-            num_system_tokens=len(tokens.system),
-            parts=part_reports(compiled),
-            layer_errors=quantised.layer_errors,
-            perplexity=perplexity,
-            limits=self.limits,
-            graphs=graphs,
-            failures=tuple(failures(graphs, self.limits)),
-        )
-        report.write(self.build)
-        if report.failures and not self.force:
-            raise BackendError(_refusal(report, self.build))
-        delivery = Delivery(plan, build, self.compiling.soc, compiled, tokens.system)
-        delivery.write(
-            self.output, progress, with_emulator=self.with_emulator, with_cpu=self.with_cpu
-        )
-        report.write(self.output)
+
+    def run(self) -> ConversionReport:
+        """All steps."""
+        quantised = self._quantise()
+        compiled = self._compile()
+        report = self._evaluate(quantised, compiled)
+        report.write(self._request.build)
+        if report.failures and not self._request.force:
+            raise BackendError(_refusal(report, self._request.build))
+        self._deliver(compiled)
+        report.write(self._request.output)
         return report
 
-    def _lowering(self, config: ModelConfig) -> LoweringOptions:
-        gain = BATCH_16_GAIN if 16 in self.sizes.batch_sizes else 1.0
-        return LoweringOptions(attention_gain=gain, float_parts=self.outliers.float_parts(config))
+    def _quantise(self) -> QuantisedRecord:
+        """Write the quantised graphs, and the system prompt's K and V."""
+        request, model, plan = self._request, self._model, self._plan
+        lowering = request.lowering(model.config)
+        calibration = Calibration(self._tokens.calibration, request.quantisation, lowering)
+        record = write_quantised(
+            model, request.source, plan, calibration, self._build, self._progress
+        )
+        if self._tokens.system:
+            chunks = (open_chunk(model, plan, self._build, part) for part in plan.chunks)
+            write_system_prompt(model, chunks, self._tokens.system, self._build.system_prompt)
+        return record
 
-    def _compile(
-        self, plan: Plan, build: BuildFolder, progress: Progress
-    ) -> dict[Part, CompiledPart]:
+    def _compile(self) -> Compiled:
+        request = self._request
         compiled = compile_plan(
-            plan,
-            build,
-            self.compiling,
-            self.num_processes,
-            progress,
-            for_emulator=self.compare or self.with_emulator,
+            self._plan,
+            self._build,
+            request.compiling,
+            request.num_processes,
+            self._progress,
+            for_emulator=request.compare or request.with_emulator,
         )
         for part, binaries in compiled.items():
-            self._check_tensors(
-                plan, build.device_binary(part, self.compiling.soc.part), part, binaries
-            )
+            self._check_tensors(part, binaries)
         return compiled
 
-    def _check_tensors(self, plan: Plan, binary: Path, part: Part, compiled: CompiledPart) -> None:
+    def _check_tensors(self, part: Part, compiled: CompiledPart) -> None:
         """Read the device's binary back: graph names, tensors, types and shapes."""
-        found = inspect_binary(binary, find_libraries())
-        for batch_size in plan.sizes.batch_sizes:
-            name = compiled.graph_name(plan, batch_size)
-            check_graph(binary, found, GraphRequest(name, plan.spec(part, batch_size)))
+        path = self._build.device_binary(part, self._request.compiling.soc.part)
+        binary = inspect_binary(path, find_libraries())
+        for batch_size in self._plan.sizes.batch_sizes:
+            name = compiled.graph_name(self._plan, batch_size)
+            check_graph(path, binary, GraphRequest(name, self._plan.spec(part, batch_size)))
 
-    def _compare(
-        self,
-        model: NpuModel,
-        plan: Plan,
-        compiled: dict[Part, CompiledPart],
-        token_ids: Sequence[int],
-        progress: Progress,
-    ) -> tuple[GraphErrors, ...]:
-        if not self.compare:
-            return ()
-        run = GateRun(model, plan, BuildFolder(self.build), self.compiling.soc.part, _emulator)
-        total = len(plan.parts) * len(plan.sizes.batch_sizes)
+    def _evaluate(self, quantised: QuantisedRecord, compiled: Compiled) -> ConversionReport:
+        request = self._request
+        graphs = tuple(self._compare(compiled)) if request.compare else ()
+        return ConversionReport(
+            model=request.name,
+            soc=request.compiling.soc.part,
+            sizes=request.sizes,
+            num_system_tokens=len(self._tokens.system),
+            parts=part_reports(compiled),
+            layer_errors=quantised.layer_errors,
+            perplexity=measure_perplexity(self._model, self._plan, self._build, self._tokens),
+            limits=request.limits,
+            graphs=graphs,
+            failures=tuple(failures(graphs, request.limits)),
+        )
+
+    def _compare(self, compiled: Compiled) -> list[GraphErrors]:
+        """Every compiled graph with the CPU."""
+        soc = self._request.compiling.soc.part
+        run = GateRun(self._model, self._plan, self._build, soc, _emulator)
+        total = len(self._plan.parts) * len(self._plan.sizes.batch_sizes)
         graphs = []
-        with progress.count("comparing", total) as advance:
-            for errors in run.errors(compiled, token_ids):
+        with self._progress.count("comparing", total) as advance:
+            for errors in run.errors(compiled, self._tokens.calibration[0]):
                 graphs.append(errors)
                 advance(1)
-        return tuple(graphs)
+        return graphs
+
+    def _deliver(self, compiled: Compiled) -> None:
+        request = self._request
+        soc, system = request.compiling.soc, self._tokens.system
+        Delivery(self._plan, self._build, soc, compiled, system).write(
+            request.output,
+            self._progress,
+            with_emulator=request.with_emulator,
+            with_cpu=request.with_cpu,
+        )
 
 
 def _emulator() -> Runtime:

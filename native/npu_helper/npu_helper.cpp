@@ -974,7 +974,8 @@ int main(int argc, char** argv) {
     return 2;
   }
   const int socket = atoi(argv[1]);
-  signal(SIGINT, SIG_IGN);  // Ctrl-C is for the client, which shares our terminal
+  // These are for the client, which may have answers to finish; its end is ours.
+  for (const int number : {SIGINT, SIGTERM, SIGHUP}) signal(number, SIG_IGN);
   std::thread(end_with_client, socket).detach();
   Server server;
   Client client(socket);

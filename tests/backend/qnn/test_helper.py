@@ -164,12 +164,16 @@ def test_clock_rates_are_voted_to_their_highest(
     assert len(calls.read_text().splitlines()) == 4
 
 
-def test_refused_votes_are_only_noted(
-    executable: Path, board: QnnLibraries, binary: Path, monkeypatch: pytest.MonkeyPatch
+def test_refused_votes_get_a_warning(
+    executable: Path,
+    board: QnnLibraries,
+    binary: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setenv("STUB_FAIL", "setPowerConfig")
     with opened(executable, board) as runtime:
-        assert runtime.device.refused_votes[0] == "clock rates: STUB_ERROR 1002"
+        assert "slower than it could be: clock rates: STUB_ERROR 1002" in caplog.text
         check_doubling(*runtime.load(binary, [REQUEST]), 1)
 
 
@@ -300,6 +304,15 @@ def test_a_killed_helper_is_noticed_in_the_middle_of_a_run(
         threading.Timer(0.3, os.kill, (helper, signal.SIGKILL)).start()
         with pytest.raises(BackendError, match=r"was killed \(SIGKILL; .*\) while running double"):
             graph.run()
+
+
+def test_signals_are_for_the_client(executable: Path, board: QnnLibraries, binary: Path) -> None:
+    with opened(executable, board) as runtime:
+        (graph,) = runtime.load(binary, [REQUEST])
+        (helper,) = children_of(os.getpid(), executable)
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            os.kill(helper, number)
+        check_doubling(graph, 1)
 
 
 def test_a_run_that_takes_too_long_is_stopped(

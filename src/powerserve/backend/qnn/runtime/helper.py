@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import mmap
 import os
 import platform
@@ -40,6 +41,8 @@ from powerserve.backend.qnn.runtime.messages import (
 from powerserve.backend.qnn.soc import load_socs, soc_by_model
 from powerserve.core.errors import BackendError
 
+logger = logging.getLogger("powerserve.backend")
+
 TIME_LIMIT_S = 900.0  # of one request: the emulator is slow
 _EMULATED = platform.machine() in ("x86_64", "AMD64")  # there are no NPUs beside such CPUs
 
@@ -77,6 +80,8 @@ class HelperRuntime(Runtime):
         except BaseException:
             self.close()
             raise
+        for refused in self.device.refused_votes:
+            logger.warning("the NPU may be slower than it could be: %s", refused)
 
     def load(self, binary: Path, graphs: Sequence[GraphRequest]) -> list[CompiledGraph]:
         """Load a binary, and check its tensors before anything touches the NPU."""

@@ -16,7 +16,7 @@ from powerserve.backend.base import FloatArray
 from powerserve.convert.qnn.scales import largest_code
 
 BLOCK_COLUMNS = 32  # columns whose effect on later ones is applied at once
-_DAMPING = 1e-3  # added to the diagonal, times its mean
+_SMALL = 128  # columns of a triangular matrix that is inverted at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,15 +40,32 @@ def compensation(hessian: FloatArray, num_tokens: int) -> Compensation:
     those that only seem to be there does harm on other texts. So correlations are shrunk, the more
     so the fewer tokens there are for each feature.
     """
-    size = len(hessian)
-    diagonal = np.diagonal(hessian).astype(np.float64)
-    order = np.argsort(-diagonal, kind="stable")
-    shrunk = hessian[np.ix_(order, order)] * np.float64(num_tokens / (num_tokens + size))
+    energies = np.diagonal(hessian)
+    order = np.argsort(-energies, kind="stable")
     # Features that were zero in every token get a one: any rounding will do.
-    damping = _DAMPING * max(float(diagonal.mean()), 1e-12)
-    shrunk[np.diag_indices_from(shrunk)] = np.where(diagonal > 0, diagonal, 1)[order] + damping
-    factor = np.linalg.cholesky(np.linalg.inv(shrunk)).T.astype(np.float32)
+    roots = np.sqrt(np.where(energies > 0, energies, 1)[order])
+    correlations = hessian[np.ix_(order, order)]
+    correlations /= roots[:, None] * (1 + len(hessian) / num_tokens)
+    correlations /= roots
+    np.fill_diagonal(correlations, 1)
+    # With the columns reversed, the inverse of a Cholesky factor is the factor of the inverse.
+    lower = np.linalg.cholesky(correlations[::-1, ::-1])
+    factor = np.ascontiguousarray(_inverse_of_lower(lower)[::-1, ::-1])
+    factor /= roots
     return Compensation(order, factor)
+
+
+def _inverse_of_lower(matrix: FloatArray) -> FloatArray:
+    """The inverse of a lower triangular matrix, by halves."""
+    if len(matrix) <= _SMALL:
+        small: FloatArray = np.linalg.inv(matrix)
+        return small
+    half = len(matrix) // 2
+    first, last = _inverse_of_lower(matrix[:half, :half]), _inverse_of_lower(matrix[half:, half:])
+    inverse = np.zeros_like(matrix)
+    inverse[:half, :half], inverse[half:, half:] = first, last
+    inverse[half:, :half] = -last @ matrix[half:, :half] @ first
+    return inverse
 
 
 def compensated_codes(

@@ -122,6 +122,10 @@ def peak_memory() -> int:
     """Bytes of physical memory that this process has held at most."""
     if sys.platform == "win32":
         return 0
+    for line in _lines("/proc/self/status"):
+        # Not ru_maxrss, which counts what the parent held when it started this process.
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
     import resource
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -10,13 +10,10 @@ import numpy as np
 from powerserve.core import machine
 
 
-def test_peak_memory_grows_with_what_is_held_and_stays_when_it_is_gone() -> None:
+def test_peak_memory_remembers_what_is_gone() -> None:
     before = machine.peak_memory()
-    held = np.ones(8_000_000)
-    while_held = machine.peak_memory()
-    assert while_held >= held.nbytes
-    del held
-    assert machine.peak_memory() >= while_held >= before
+    num_bytes = np.ones(before // 4).nbytes  # twice what was held before, and gone at once
+    assert machine.peak_memory() > max(before, 0.9 * num_bytes)
 
 
 def test_a_child_does_not_count_its_parents_memory() -> None:

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
-from powerserve.backend.qnn.tensors import F32, ChunkShape
 from powerserve.convert.qnn.build_folder import BuildFolder
-from powerserve.convert.qnn.cpu_execution import CpuChunk, CpuGraph, CpuLMHead
-from powerserve.convert.qnn.lowering import LoweringOptions, lower_chunk, lower_lm_head
+from powerserve.convert.qnn.cpu_execution import CpuGraph, CpuLMHead
+from powerserve.convert.qnn.float_layers import BATCH_SIZE, float_layers
+from powerserve.convert.qnn.lowering import lower_lm_head
 from powerserve.convert.qnn.perplexity import perplexity
 from powerserve.convert.qnn.plan import Plan
 from powerserve.convert.qnn.quantised_files import open_chunk
 from powerserve.convert.qnn.source import NpuModel
 from powerserve.convert.qnn.text import TextTokens
-
-FLOAT_BATCH_SIZE = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +47,8 @@ def measure_perplexity(
         num_skipped,
     )
     size = max(map(len, texts))
-    lm_head = CpuLMHead(CpuGraph.of(lower_lm_head(model, FLOAT_BATCH_SIZE)), FLOAT_BATCH_SIZE)
-    exact = perplexity(model, _float_layers(model, size), lm_head, texts, num_skipped)
+    lm_head = CpuLMHead(CpuGraph.of(lower_lm_head(model, BATCH_SIZE)), BATCH_SIZE)
+    exact = perplexity(model, float_layers(model, size), lm_head, texts, num_skipped)
     return PerplexityReport(
         num_tokens=sum(len(text) - num_skipped for text in texts),
         is_held_out=tokens.is_held_out,
@@ -68,14 +65,3 @@ def _quantised_lm_head(model: NpuModel, plan: Plan, build: BuildFolder) -> CpuLM
         return CpuLMHead(CpuGraph.of(lower_lm_head(model, batch_size)), batch_size)
     graph = CpuGraph(build.onnx_file(plan.lm_head, batch_size), {}, num_threads=0)
     return CpuLMHead(graph, batch_size)
-
-
-def _float_layers(model: NpuModel, cache_size: int) -> Iterator[CpuChunk]:
-    """The layers one by one, nothing in float16."""
-    options = LoweringOptions(attention_type=F32)
-    for layer in range(model.config.num_layers):
-        shape = ChunkShape(
-            layer, layer + 1, FLOAT_BATCH_SIZE, cache_size, cache_size + FLOAT_BATCH_SIZE
-        )
-        graph = lower_chunk(model, shape, options)
-        yield CpuChunk(CpuGraph.of(graph), graph.spec, shape, model)

@@ -23,7 +23,7 @@ from powerserve.convert.qnn.gate import GraphErrors, failures
 from powerserve.convert.qnn.gate_run import GateRun
 from powerserve.convert.qnn.memory import check_memory
 from powerserve.convert.qnn.plan import Part, Plan, make_plan
-from powerserve.convert.qnn.quantised_files import QuantisedRecord, open_chunk, write_quantised
+from powerserve.convert.qnn.quantised_files import QuantisedRecord, write_quantised
 from powerserve.convert.qnn.report import ConversionReport, part_reports
 from powerserve.convert.qnn.request import NpuConversion
 from powerserve.convert.qnn.source import NpuModel
@@ -90,8 +90,7 @@ class _Conversion:
             model, request.source, plan, calibration, self._build, self._progress
         )
         if self._tokens.system:
-            chunks = (open_chunk(model, plan, self._build, part) for part in plan.chunks)
-            write_system_prompt(model, chunks, self._tokens.system, self._build.system_prompt)
+            write_system_prompt(model, self._tokens.system, self._build.system_prompt)
         return record
 
     def _compile(self) -> Compiled:

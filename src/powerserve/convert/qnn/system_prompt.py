@@ -6,35 +6,31 @@ cache, after RoPE and scaled, but not transposed: the original's format.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from powerserve.backend.qnn.config_file import KV_PATH_FORMAT
-from powerserve.convert.qnn.cpu_execution import CpuChunk
+from powerserve.convert.qnn.float_layers import float_layers
 from powerserve.convert.qnn.source import NpuModel
 from powerserve.storage import atomic
 
 
-def write_system_prompt(
-    model: NpuModel, chunks: Iterable[CpuChunk], token_ids: Sequence[int], folder: Path
-) -> None:
+def write_system_prompt(model: NpuModel, token_ids: Sequence[int], folder: Path) -> None:
     """Compute `token_ids` from position 0 and write K and V below `folder` (qnn/ of a model).
 
-    Raises ContextLengthError if they do not fit into the cache; OSError.
+    They are those of the model in float32: no token after them loses by the NPU's 4-bit weights.
+    Raises OSError.
     """
     (folder / KV_PATH_FORMAT).parent.mkdir(parents=True, exist_ok=True)
     hidden = model.embed(token_ids)
-    for chunk in chunks:
+    for layer, chunk in enumerate(float_layers(model, len(token_ids))):
         hidden = chunk.run(hidden)
-        for layer in range(chunk.shape.start_layer, chunk.shape.end_layer):
-            for head in range(model.config.num_kv_heads):
-                keys = chunk.keys(layer, head, len(token_ids))
-                values = chunk.values(layer, head, len(token_ids))
-                _write(folder, layer, "key", head, keys)
-                _write(folder, layer, "value", head, values)
+        for head in range(model.config.num_kv_heads):
+            _write(folder, layer, "key", head, chunk.keys(layer, head, len(token_ids)))
+            _write(folder, layer, "value", head, chunk.values(layer, head, len(token_ids)))
 
 
 def _write(folder: Path, layer: int, kind: str, head: int, rows: npt.NDArray[np.generic]) -> None:

@@ -30,6 +30,7 @@
 
 #include <cerrno>
 #include <chrono>
+#include <cmath>
 #include <cstdarg>
 #include <cstddef>
 #include <cstdint>
@@ -394,7 +395,8 @@ void describe(Json& json, const qnn::Tensor& tensor) {
   for (uint32_t i = 0; i < tensor.rank; ++i) json.number(tensor.dimensions[i]);
   json.end(']');
   const qnn::Quantisation& quantisation = tensor.quantisation;
-  if (quantisation.definition == qnn::kDefined && quantisation.encoding == qnn::kOneScale)
+  if (quantisation.definition == qnn::kDefined && quantisation.encoding == qnn::kOneScale &&
+      std::isfinite(quantisation.one.scale))  // in a damaged file it may be anything
     json.key("scale").number(quantisation.one.scale).key("offset").number(quantisation.one.offset);
   json.end('}');
 }
@@ -507,6 +509,7 @@ class RpcMemory {
     if (library == nullptr) library = dlopen("/vendor/lib64/libcdsprpc.so", RTLD_NOW | RTLD_LOCAL);
     if (library == nullptr) return;
     allocate_ = reinterpret_cast<Allocate>(dlsym(library, "rpcmem_alloc"));
+    free_ = reinterpret_cast<Free>(dlsym(library, "rpcmem_free"));
     descriptor_of_ = reinterpret_cast<DescriptorOf>(dlsym(library, "rpcmem_to_fd"));
   }
 
@@ -514,10 +517,15 @@ class RpcMemory {
   bool allocate(size_t size, Buffer& buffer) const {
     constexpr int kSystemHeap = 25;
     constexpr uint32_t kDefaultFlags = 1;
-    if (allocate_ == nullptr || descriptor_of_ == nullptr || size > INT32_MAX) return false;
+    if (allocate_ == nullptr || free_ == nullptr || descriptor_of_ == nullptr) return false;
+    if (size > INT32_MAX) return false;
     void* data = allocate_(kSystemHeap, kDefaultFlags, static_cast<int>(size));
-    const int descriptor = data == nullptr ? -1 : descriptor_of_(data);
-    if (descriptor < 0) return false;
+    if (data == nullptr) return false;
+    const int descriptor = descriptor_of_(data);
+    if (descriptor < 0) {
+      free_(data);
+      return false;
+    }
     memset(data, 0, size);
     buffer = {static_cast<uint8_t*>(data), size, descriptor, true};
     return true;
@@ -525,8 +533,10 @@ class RpcMemory {
 
  private:
   using Allocate = void* (*)(int heap, uint32_t flags, int size);
+  using Free = void (*)(void* data);
   using DescriptorOf = int (*)(void* data);
   Allocate allocate_ = nullptr;
+  Free free_ = nullptr;
   DescriptorOf descriptor_of_ = nullptr;
 };
 
@@ -705,12 +715,15 @@ class Npu {
     constexpr uint32_t kFirstArchWithPolling = 69;
     const qnn::Infrastructure* infrastructure = nullptr;
     uint32_t id = 0;
-    check("deviceGetInfrastructure", qnn_.device_get_infrastructure(&infrastructure));
-    check("createPowerConfigId", infrastructure->create_power_config(0, 0, &id));
+    const auto accepted = [this](const char* name, qnn::Error error) {
+      if (error != 0) refused_votes_.push_back(std::string(name) + ": " + message_of(error));
+      return error == 0;
+    };
+    if (!accepted("all votes", qnn_.device_get_infrastructure(&infrastructure))) return;
+    if (!accepted("all votes", infrastructure->create_power_config(0, 0, &id))) return;
     const auto vote = [&](const char* name, const qnn::PowerConfig& config) {
       const qnn::PowerConfig* configs[] = {&config, nullptr};
-      const qnn::Error error = infrastructure->set_power_config(id, configs);
-      if (error != 0) refused_votes_.push_back(std::string(name) + ": " + message_of(error));
+      accepted(name, infrastructure->set_power_config(id, configs));
     };
     vote("clock rates", {qnn::kDcvsV3,
                          {id, 1, 0 /* no scaling */, kPerformanceMode, 1, kSleepLatencyUs, 1,

@@ -161,7 +161,7 @@ uint64_t get_infrastructure(const void** infrastructure) {
   put(bytes, 8, &create_power_config);
   put(bytes, 24, &set_power_config);
   *infrastructure = bytes;
-  return 0;
+  return outcome("deviceGetInfrastructure");
 }
 
 uint64_t create_context(void*, void*, const void** configs, const void*, uint64_t, void** context,
@@ -270,4 +270,8 @@ extern "C" void* rpcmem_alloc(int heap, uint32_t flags, int size) {
   return data;
 }
 
-extern "C" int rpcmem_to_fd(void*) { return rpc_descriptor; }
+extern "C" int rpcmem_to_fd(void*) {
+  return strcmp(setting("STUB_FAIL", ""), "rpcmem_to_fd") == 0 ? -1 : rpc_descriptor;
+}
+
+extern "C" void rpcmem_free(void*) { note("rpcmem_free\n"); }

@@ -116,10 +116,15 @@ def test_the_npus_own_memory_is_zeroed_and_registered_once(
     assert registered == ["register rank 2 type 0x232 kind 2: part kind 1 of 64 at 0"] * 3
 
 
+@pytest.mark.parametrize("failing", ["memRegister", "rpcmem_to_fd"])
 def test_memory_that_the_npu_refuses_is_copied(
-    executable: Path, phone: QnnLibraries, binary: Path, monkeypatch: pytest.MonkeyPatch
+    executable: Path,
+    phone: QnnLibraries,
+    binary: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    failing: str,
 ) -> None:
-    monkeypatch.setenv("STUB_FAIL", "memRegister")
+    monkeypatch.setenv("STUB_FAIL", failing)
     with opened(executable, phone) as runtime:
         check_doubling(*runtime.load(binary, [REQUEST]), 1)
 
@@ -164,16 +169,22 @@ def test_clock_rates_are_voted_to_their_highest(
     assert len(calls.read_text().splitlines()) == 4
 
 
+@pytest.mark.parametrize(
+    ("failing", "refused"),
+    [("setPowerConfig", "clock rates"), ("deviceGetInfrastructure", "all votes")],
+)
 def test_refused_votes_get_a_warning(
     executable: Path,
     board: QnnLibraries,
     binary: Path,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
+    failing: str,
+    refused: str,
 ) -> None:
-    monkeypatch.setenv("STUB_FAIL", "setPowerConfig")
+    monkeypatch.setenv("STUB_FAIL", failing)
     with opened(executable, board) as runtime:
-        assert "slower than it could be: clock rates: STUB_ERROR 1002" in caplog.text
+        assert f"slower than it could be: {refused}: STUB_ERROR 1002" in caplog.text
         check_doubling(*runtime.load(binary, [REQUEST]), 1)
 
 

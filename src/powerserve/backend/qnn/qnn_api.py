@@ -8,6 +8,7 @@ layout since core API 2.21 (QNN SDK 2.28). A damaged file can make the library c
 from __future__ import annotations
 
 import ctypes
+import math
 import mmap
 from collections.abc import Callable, Iterator
 from ctypes import POINTER, Structure, Union, c_char, c_char_p, c_float, c_int32, c_uint32, c_uint64
@@ -209,8 +210,9 @@ def _tensors(tensors: Any, count: int) -> Iterator[dict[str, Any]]:
             "shape": tensor.dimensions[: tensor.rank],
         }
         quantisation = tensor.quantisation
-        if quantisation.definition == DEFINED and quantisation.kind == ONE_SCALE:
-            one = quantisation.encoding.one
+        one = quantisation.encoding.one
+        has_one = quantisation.definition == DEFINED and quantisation.kind == ONE_SCALE
+        if has_one and math.isfinite(one.scale):  # in a damaged file it may be anything
             fields |= {"scale": one.scale, "offset": one.offset}
         yield fields
 

@@ -13,7 +13,7 @@ from powerserve.backend.qnn.config_file import CPU_FOLDER, EMULATOR_FOLDER, FILE
 from powerserve.backend.qnn.libraries import find_libraries
 from powerserve.backend.qnn.options import NpuMode, NpuOptions
 from powerserve.backend.qnn.runtime.base import Runtime
-from powerserve.core.errors import BackendError
+from powerserve.core.errors import BackendError, ConfigError
 
 logger = logging.getLogger("powerserve.backend")
 
@@ -30,7 +30,13 @@ def open_backend(npu_files: Path, options: NpuOptions, host: GgmlBackend) -> Qnn
     """
     if options.mode in (NpuMode.AUTO, NpuMode.REQUIRED):
         check_npu()
-    folder = QnnFolder.read(folder_for(npu_files, options.mode))
+    place = folder_for(npu_files, options.mode)
+    if options.mode is NpuMode.CPU and not (place / FILE_NAME).is_file():
+        raise ConfigError(
+            f"{npu_files} has no quantised graphs for the CPU; `powerserve qnn convert --cpu` "
+            "delivers them"
+        )
+    folder = QnnFolder.read(place)
     return QnnBackend(folder, open_runtime(options, host.num_threads), host, options.system_prompt)
 
 

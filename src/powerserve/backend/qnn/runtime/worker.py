@@ -72,7 +72,8 @@ def _spec(place: Place) -> TensorSpec:
 
 def main() -> int:
     """Serve requests until standard input ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends us
+    for number in (signal.SIGINT, signal.SIGTERM):  # for the parent, which ends us when it is done
+        signal.signal(number, signal.SIG_IGN)
     replies = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # Qualcomm's library prints to standard output
     decoder = msgspec.json.Decoder(Numbered)

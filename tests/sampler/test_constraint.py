@@ -18,6 +18,7 @@ from powerserve.sampler.grammar_compiler import GrammarCompiler, GrammarConstrai
 from powerserve.tokenizer.tokenizer import Tokenizer
 from powerserve.tokenizer.vocabulary import TokenType
 from small_tokenizers import byte_pair_metadata, sentence_piece_metadata
+from tiny_vocabulary import vocabulary
 
 TOKENIZER = Tokenizer.from_metadata(byte_pair_metadata())
 COMPILER = GrammarCompiler(TOKENIZER)
@@ -98,6 +99,16 @@ def test_every_stop_token_is_allowed_at_the_end_and_only_there() -> None:
     assert TOKENIZER.stop_ids < set(allowed_ids(constraint)) and not constraint.is_complete
     accept_text(constraint, "c")
     assert set(allowed_ids(constraint)) == TOKENIZER.stop_ids and constraint.is_complete
+
+
+def test_a_model_that_cannot_end_is_refused() -> None:
+    endless = Tokenizer.from_metadata(
+        byte_pair_metadata(tokens=list(vocabulary())[:256], token_type=None, eos_token_id=None,
+                           bos_token_id=None, merges=[])
+    )  # fmt: skip
+    assert not endless.stop_ids
+    with pytest.raises(UsageError, match="no token to end with"):
+        GrammarCompiler(endless).compile(regex("a"))
 
 
 @pytest.mark.parametrize("stop_id", sorted(TOKENIZER.stop_ids))

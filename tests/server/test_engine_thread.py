@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ import pytest
 
 from powerserve.core.errors import BackendError, PowerServeError
 from powerserve.engine.loader import LoadedEngine, LoadOptions, load_engine
+from powerserve.sampler import grammar_compiler
+from powerserve.sampler.grammar import Grammar, GrammarKind
 from powerserve.sampler.params import SamplingParams
 from powerserve.server.catalogue import Catalogue
 from powerserve.server.engine_thread import Task
@@ -20,6 +23,7 @@ from powerserve.server.model_pool import ModelPool
 from powerserve.server.model_runner import ModelRunner, OpenGeneration
 from powerserve.server.settings import ServerSettings
 from powerserve.storage.resolve import ModelSource, resolve_model
+from powerserve.tokenizer.tokenizer import Tokenizer
 from tiny_models import write_tiny_model
 
 PROMPT = [1, 2, 3]
@@ -59,6 +63,30 @@ async def all_events(generation: OpenGeneration, arrived: asyncio.Event) -> list
             arrived.clear()
             events += generation.mailbox.take()
     return events
+
+
+def test_grammars_are_made_ready_before_the_first_answer(
+    source: ModelSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Later it would keep the interpreter from every stream for up to a second."""
+    threads: list[str] = []
+
+    def noted(tokenizer: Tokenizer) -> object:
+        threads.append(threading.current_thread().name)
+        return make(tokenizer)
+
+    make = grammar_compiler._vocabulary
+    monkeypatch.setattr(grammar_compiler, "_vocabulary", noted)
+
+    async def test(runner: ModelRunner) -> None:
+        arrived = asyncio.Event()
+        with runner.open([Task(PROMPT, SamplingParams(max_tokens=2))], arrived) as (generation,):
+            await all_events(generation, arrived)
+        assert threads == ["engine tiny"]
+        runner.loaded.grammars.compile(Grammar(GrammarKind.REGEX, "[ab]+"))
+        assert len(threads) == 1
+
+    with_runner(source, test)
 
 
 def test_what_nobody_takes_is_joined(source: ModelSource) -> None:

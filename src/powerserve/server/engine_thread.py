@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 
 from powerserve.backend.base import StepInterrupted
 from powerserve.cache.prefix_store import PrefixFolder
-from powerserve.core.errors import BackendError, PowerServeError
+from powerserve.core.errors import BackendError, PowerServeError, UsageError
 from powerserve.engine.engine import TokenEvent
 from powerserve.engine.generation import TextGeneration, TextPiece
 from powerserve.engine.loader import LoadedEngine
@@ -123,7 +124,7 @@ class EngineThread:
     def _run(self) -> None:
         reason: PowerServeError = BackendError("the model was unloaded")
         try:
-            self._prefixes.restore()
+            self._prepare()
             self._run_steps()
             self._prefixes.save()
         except Exception as error:
@@ -142,6 +143,12 @@ class EngineThread:
         memory of both waits for the garbage collector, which comes late to large old objects.
         """
         self._report = self._ended = _nobody_listens
+
+    def _prepare(self) -> None:
+        """Do now what would hold up every answer later, because it keeps the interpreter."""
+        with suppress(UsageError):  # whoever asks for a grammar is told
+            self._loaded.grammars.prepare()
+        self._prefixes.restore()
 
     def _run_steps(self) -> None:
         try:

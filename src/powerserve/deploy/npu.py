@@ -61,8 +61,8 @@ def find_npu(soc: str | None, parts: NpuParts) -> Npu:
         return Npu(obstacle=f"there are no QNN libraries in {parts.qnn_sdk} (QNN_SDK_ROOT)")
     if parts.helper is None:
         return Npu(
-            obstacle="there is no NPU helper; compile it with `powerserve qnn build-helper --ndk DIR "
-            "-o FILE` and name it with --npu-helper"
+            obstacle="there is no NPU helper; compile it with `powerserve qnn build-helper "
+            "--ndk DIR -o FILE` and name it with --npu-helper"
         )
     return Npu(soc, (*libraries, _helper(parts.helper)))
 

@@ -93,7 +93,10 @@ class _Rest:
         self._receive = receive
         self._is_complete = False
         # Who expects `100 Continue` sends nothing before it has come.
-        self._is_held_back = "expect" in Headers(scope=scope)
+        headers = Headers(scope=scope)
+        self._is_held_back = "expect" in headers
+        # Of a length that is given twice, nobody knows where it ends.
+        self._is_doubtful = "transfer-encoding" in headers and "content-length" in headers
         self._limit = _MAX_DISCARDED * access.max_body_bytes
         self._deadline = asyncio.get_running_loop().time() + access.body_timeout_s
 
@@ -113,4 +116,4 @@ class _Rest:
                     size += len((await self.receive()).get("body", b""))
         except TimeoutError:
             pass
-        return self._is_complete
+        return self._is_complete and not self._is_doubtful

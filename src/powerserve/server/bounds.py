@@ -16,6 +16,9 @@ MAX_STOPS = 16
 MAX_STOP_LENGTH = 1000  # characters
 MAX_BIASES = 4096
 MAX_SIZE = 100.0  # of penalties and biases; logits are smaller
+MAX_TEXTS = 2048  # of one request; as in OpenAI's API
+MAX_TOKENS = 1 << 20  # to turn into text, or characters to turn into tokens
+MAX_NAME_LENGTH = 256  # characters of a model's name
 _PENALTIES = ("repeat_penalty", "frequency_penalty", "presence_penalty")
 
 
@@ -29,6 +32,16 @@ def check_bounds(sampling: Mapping[str, Any]) -> None:
     for bias in biases.values():
         if bias != -inf:  # never
             _check_size("logit_bias", bias)
+
+
+def check_texts(count: int, param: str) -> None:
+    """Raise ApiError if `param` has more texts than a request may have."""
+    _require(count <= MAX_TEXTS, param, f"must have at most {MAX_TEXTS:,} texts, not {count:,}")
+
+
+def check_length(count: int, param: str) -> None:
+    """Raise ApiError if `param` is longer than what may be tokenized, or the reverse, at once."""
+    _require(count <= MAX_TOKENS, param, f"must be at most {MAX_TOKENS:,} long; send it in parts")
 
 
 def _check_stops(stops: tuple[str, ...]) -> None:

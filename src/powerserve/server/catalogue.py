@@ -9,6 +9,7 @@ from os.path import isfile  # False, unlike Path's, for names that are no names
 from pathlib import Path
 
 from powerserve.core.errors import ModelNotFoundError, PowerServeError
+from powerserve.server.bounds import MAX_NAME_LENGTH
 from powerserve.server.errors import ApiError, ErrorKind, invalid
 from powerserve.storage.atomic import is_partial
 from powerserve.storage.model_folder import is_model_folder
@@ -75,6 +76,8 @@ class Catalogue:
         """The files of the model called `name`, "" being the default one. Raises ApiError."""
         if self._fixed is not None:
             return self._find_fixed(self._fixed, name)
+        if len(name) > MAX_NAME_LENGTH:  # each `+` in it doubles what has to be looked at
+            raise _unknown(f"{name[:MAX_NAME_LENGTH]}…", [model.name for model in self.known()])
         name = name or self._default_name()
         try:
             return self._resolve(name)

@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from powerserve.server.bounds import check_length
 from powerserve.server.metrics import CONTENT_TYPE
 from powerserve.server.model_runner import OpenGeneration
 from powerserve.server.openai.errors import error_body, error_frame
@@ -90,6 +91,7 @@ def _state(generation: OpenGeneration) -> str:
 
 async def _tokenize(serving: Serving, call: Call) -> Reply:
     body = call.decode(TokenizeRequest)
+    check_length(len(body.content), "content")
     async with serving.pool.lease(body.model) as runner:
         tokenizer = runner.loaded.tokenizer
         ids = await serving.in_worker(
@@ -108,6 +110,7 @@ async def _tokenize(serving: Serving, call: Call) -> Reply:
 
 async def _detokenize(serving: Serving, call: Call) -> Reply:
     body = call.decode(DetokenizeRequest)
+    check_length(len(body.tokens), "tokens")
     async with serving.pool.lease(body.model) as runner:
         decode = runner.loaded.tokenizer.decode
         return Reply({"content": await serving.in_worker(decode, body.tokens, special=True)})

@@ -113,6 +113,8 @@ def encode_texts(
     One that is longer than the context loses its end if `truncate`, else ContextLengthError.
     """
     limit = loaded.engine.config.context_size
+    if truncate:
+        texts = [_beginning(text, loaded) for text in texts]
     encoded = [_start(loaded, text, None).token_ids for text in texts]
     if truncate:
         return [token_ids[:limit] for token_ids in encoded]
@@ -146,7 +148,7 @@ def _start(loaded: LoadedEngine, prompt: Prompt, grammar: Grammar | None) -> _St
     if isinstance(prompt, ChatPrompt):
         return _start_chat(loaded, prompt, grammar)
     if isinstance(prompt, TextPrompt):
-        return _Start(loaded.tokenizer.encode(prompt.text), grammar)
+        return _Start(loaded.tokenizer.encode(_fitting(prompt.text, loaded)), grammar)
     return _Start(list(prompt.token_ids), grammar)
 
 
@@ -170,7 +172,33 @@ def _start_chat(loaded: LoadedEngine, prompt: ChatPrompt, grammar: Grammar | Non
         text = _prefilled(text, prompt.prefill)
     if can_reason(template.source_with_tools):
         text, start = _with_reasoning(loaded, text, start)
-    return replace(start, token_ids=loaded.tokenizer.encode_chat(text))
+    return replace(start, token_ids=loaded.tokenizer.encode_chat(_fitting(text, loaded)))
+
+
+def _fitting(text: str, loaded: LoadedEngine) -> str:
+    """The text itself, if the context may hold it. Raises ContextLengthError.
+
+    The number of tokens is known only afterwards, but millions of characters take long.
+    """
+    if len(text) > _most_characters(loaded):
+        raise ContextLengthError(
+            f"the prompt has {len(text):,} characters, more than a context of "
+            f"{loaded.engine.config.context_size:,} tokens can hold; shorten the prompt or choose "
+            "a larger context (-c)"
+        )
+    return text
+
+
+def _beginning(text: TextPrompt | TokenPrompt, loaded: LoadedEngine) -> TextPrompt | TokenPrompt:
+    """As much of a text as the context could hold at best."""
+    if isinstance(text, TokenPrompt):
+        return text
+    return TextPrompt(text.text[: _most_characters(loaded)])
+
+
+def _most_characters(loaded: LoadedEngine) -> int:
+    """How long a text can be at best that the context holds."""
+    return loaded.engine.config.context_size * loaded.tokenizer.longest_token
 
 
 def _grammar_with_tools(

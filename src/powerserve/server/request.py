@@ -59,12 +59,20 @@ class Tools:
 
 @dataclass(frozen=True, slots=True)
 class ChatPrompt:
-    """A conversation, with messages in OpenAI's form; the model's template renders it."""
+    """A conversation, with messages in OpenAI's form; the model's template renders it.
+
+    Raises UsageError for variables that are none of the template's.
+    """
 
     messages: Sequence[Message]
     tools: Tools = field(default_factory=Tools)
     variables: Mapping[str, Any] = field(default_factory=dict)  # for the template
     prefill: str = ""  # how the answer begins, whatever the model would like
+
+    def __post_init__(self) -> None:
+        for name in ("messages", "tools"):
+            if name in self.variables:
+                raise UsageError(f"{name} cannot be set as a variable of the chat template")
 
 
 def split_prefill(messages: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], str]:

@@ -30,6 +30,7 @@ class Guard:
 
     def check(self, headers: Headers, *, is_public: bool) -> None:
         """Raise ApiError unless the request may pass; public paths need no key."""
+        _check_framing(headers)
         self._check_host(headers.get("host", ""))
         origin = headers.get("origin")
         if origin is not None and not self.allows_origin(origin, headers.get("host", "")):
@@ -131,6 +132,18 @@ async def _answer_preflight(headers: Headers, send: Send) -> None:
     raw = [(name.encode(), value.encode("latin-1")) for name, value in reply.items()]
     await send({"type": "http.response.start", "status": 204, "headers": raw})
     await send({"type": "http.response.body", "body": b""})
+
+
+def _check_framing(headers: Headers) -> None:
+    """Refuse a body whose length is given twice: a proxy might see two requests in it.
+
+    Source: RFC 9112, section 6.1.
+    """
+    if "transfer-encoding" in headers and "content-length" in headers:
+        raise ApiError(
+            ErrorKind.INVALID_REQUEST,
+            "a request has either the header Content-Length or Transfer-Encoding, not both",
+        )
 
 
 def _host_name(host: str) -> str:

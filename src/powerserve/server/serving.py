@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
 from typing import ParamSpec, TypeVar
 
 from powerserve.backend.base import FloatArray
 from powerserve.engine.engine import CacheUse
 from powerserve.server.answer import Answer
+from powerserve.server.daemon_executor import DaemonExecutor
 from powerserve.server.errors import ApiError, ErrorKind, invalid
 from powerserve.server.metrics import Metrics
 from powerserve.server.model_pool import RETRY_AFTER_S, ModelPool
@@ -33,7 +33,7 @@ class Serving:
         self.is_stopping = False
         self.num_admitted = 0  # generations
         # Templates are programs of strangers, and prompts can be long: not for the event loop.
-        self._prompt_workers = ThreadPoolExecutor(_PROMPT_THREADS, "prompt")
+        self._prompt_workers = DaemonExecutor(_PROMPT_THREADS, "prompt")
         metrics.watch("llamacpp:requests_processing", "Generations now", self._num_processing)
         metrics.watch("llamacpp:requests_deferred", "Generations that wait", self._num_deferred)
         self._watch_cells()

@@ -100,6 +100,11 @@ class Tokenizer:
         return self._hidden
 
     @cached_property
+    def longest_token(self) -> int:
+        """The most characters of a text that one token can stand for."""
+        return max(map(len, self._vocabulary.texts))
+
+    @cached_property
     def newline_id(self) -> int | None:
         """The token of a line feed, None if it takes several."""
         byte_token = self._vocabulary.ids.get("<0x0A>")

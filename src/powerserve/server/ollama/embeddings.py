@@ -8,10 +8,10 @@ import msgspec
 import numpy as np
 
 from powerserve.backend.base import FloatArray
+from powerserve.server.bounds import check_texts
 from powerserve.server.errors import invalid
 from powerserve.server.ollama.durations import keep_alive_seconds, nanoseconds
 from powerserve.server.ollama.fields import model_name
-from powerserve.server.openai.embeddings import MAX_TEXTS
 from powerserve.server.request import TextPrompt
 from powerserve.server.serving import Serving
 from powerserve.server.surface import Call, Reply
@@ -54,8 +54,7 @@ async def embed(serving: Serving, call: Call) -> Reply:
     began = monotonic()
     body = call.decode(EmbedRequest)
     texts = [body.input] if isinstance(body.input, str) and body.input else list(body.input)
-    if len(texts) > MAX_TEXTS:
-        raise invalid(f"input must have at most {MAX_TEXTS:,} texts, not {len(texts):,}", "input")
+    check_texts(len(texts), "input")
     if body.dimensions is not None and body.dimensions < 0:
         raise invalid("dimensions must not be negative", "dimensions")
     truncate = body.truncate is not False

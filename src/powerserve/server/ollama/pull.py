@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 
 import msgspec
 
+from powerserve.server.daemon_executor import DaemonExecutor
 from powerserve.server.errors import ApiError, ErrorKind, invalid
 from powerserve.server.ollama.fields import LATEST
 from powerserve.server.ollama.lines import CONTENT_TYPE, json_line
@@ -35,7 +35,7 @@ class Pulls:
 
     def __init__(self, serving: Serving) -> None:
         self._serving = serving
-        self._thread = ThreadPoolExecutor(1, "pull")
+        self._thread = DaemonExecutor(1, "pull")
 
     async def pull(self, call: Call) -> Reply | Events:
         """Fetch a model; the client's leaving ends that, and asking again continues it."""

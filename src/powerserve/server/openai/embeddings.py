@@ -13,8 +13,6 @@ from powerserve.server.openai.prompts import text_prompts
 from powerserve.server.serving import Serving
 from powerserve.server.surface import Call, Reply
 
-MAX_TEXTS = 2048  # OpenAI's
-
 
 class EmbeddingRequest(msgspec.Struct, kw_only=True):
     """The body."""
@@ -29,8 +27,6 @@ async def embeddings(serving: Serving, call: Call) -> Reply:
     """A vector of length one for each text."""
     body = call.decode(EmbeddingRequest)
     texts = text_prompts(body.input, "input")
-    if len(texts) > MAX_TEXTS:
-        raise invalid(f"input must have at most {MAX_TEXTS:,} texts, not {len(texts):,}", "input")
     vectors, num_tokens = await serving.embed(body.model, texts)
     if body.dimensions not in (None, len(vectors[0])):
         raise invalid(f"this model's embeddings have {len(vectors[0])} dimensions", "dimensions")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from powerserve.server.bounds import check_texts
 from powerserve.server.errors import invalid
 from powerserve.server.request import TextPrompt, TokenPrompt
 
@@ -19,6 +20,7 @@ def text_prompts(given: GivenTexts, param: str) -> list[TextPrompt | TokenPrompt
         if len(ids) < len(given):
             raise invalid(f"{param} must not mix token ids with texts or lists", param)
         return [TokenPrompt(ids)]
+    check_texts(len(given), param)
     return [TextPrompt(each) if isinstance(each, str) else _tokens(each) for each in given]
 
 

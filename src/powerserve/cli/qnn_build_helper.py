@@ -36,6 +36,8 @@ def execute(arguments: argparse.Namespace) -> int:
         if arguments.ndk or arguments.compiler:
             raise UsageError("say with -o FILE where the helper for another system shall go")
         target = build.helper_executable()
+    elif not target.parent.is_dir():
+        raise UsageError(f"-o: there is no folder {target.parent}")
     else:
         build.compile_helper(_compiler(arguments), target.absolute())
     print(target)

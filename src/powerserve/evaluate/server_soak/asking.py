@@ -10,10 +10,10 @@ from typing import Any
 
 from powerserve.evaluate.server_soak.families import Answer, Family, Wish, WrongAnswer
 from powerserve.evaluate.server_soak.http_client import Connection, Reply, Request
-from powerserve.evaluate.server_soak.questions import Form, new_mark
+from powerserve.evaluate.server_soak.questions import Form, find_marks, new_mark
 from powerserve.evaluate.server_soak.setting import Setting, is_refused
 
-ANSWERED, REFUSED = "answered", "refused (503)"
+ANSWERED, REFUSED = "answered", "refused for now"
 _SAME = 0.999  # cosine of embeddings of the same text
 _STOP = "a"
 _PAGES = ("/", "/health", "/metrics", "/slots", "/v1/models", "/api/tags", "/api/ps", "/web/app.js")
@@ -118,7 +118,8 @@ def _check(setting: Setting, family: Family, wish: Wish, answer: Answer) -> None
     if wish.form is Form.PLAIN:
         _check_plain(wish, answer, text)
     else:
-        _expect("mark", text if wish.mark == text else _mark_in(text), wish.mark)
+        is_cut = answer.num_generated == wish.max_tokens
+        _check_mark(text, wish.mark, is_cut)
     known = setting.truths[wish.model]
     truth = (known.chats if family.is_chat else known.completions)[wish.question]
     if wish.form is not Form.TOOL:  # tools are a part of the prompt
@@ -135,6 +136,14 @@ def _check_plain(wish: Wish, answer: Answer, text: str) -> None:
         joined = "".join(answer.logprob_tokens)
         if "\ufffd" not in joined:  # else tokens that are parts of characters
             _expect("text of the log-probabilities", joined, text)
+
+
+def _check_mark(text: str, mark: str, is_cut: bool) -> None:
+    """The answer is the mark, or an object with it; a cut one at least has no other."""
+    if is_cut:  # schemas allow white space of any length
+        _expect("marks", set(find_marks(text)) - {mark}, set())
+    elif text != mark:
+        _expect("mark", _mark_in(text), mark)
 
 
 def _mark_in(text: str) -> Any:

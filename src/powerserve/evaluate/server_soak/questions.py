@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -11,6 +12,7 @@ _SUBJECTS = (
     *("France", "Italy", "Japan", "Egypt"),
     *("Canada", "Spain", "Germany", "Greece"),
 )
+_MARK = re.compile("m[0-9a-f]{7}")
 _FILLER = "river stone winter paper garden silver music window"
 
 
@@ -53,6 +55,11 @@ def _question(num_words: int, subject: str) -> Question:
 def new_mark(chance: random.Random) -> str:
     """A text that no other request expects in its answer."""
     return f"m{chance.getrandbits(28):07x}"
+
+
+def find_marks(text: str) -> list[str]:
+    """All marks in a text, whosoever they are."""
+    return _MARK.findall(text)
 
 
 def schema_of(mark: str) -> dict[str, Any]:

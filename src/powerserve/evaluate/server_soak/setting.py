@@ -13,7 +13,7 @@ from powerserve.evaluate.server_soak.process import ServerProcess
 from powerserve.evaluate.server_soak.questions import Form, Question, new_mark
 from powerserve.evaluate.server_soak.truths import ModelTruths
 
-UNAVAILABLE = 503
+_UNAVAILABLE = (503, 529)  # 529 is Anthropic's
 _ANOTHER_MODEL = 0.06  # of the requests
 _MARKED_TOKENS = 64  # more than any form needs around a mark
 
@@ -59,7 +59,7 @@ def is_refused(reply: Reply) -> bool:
 
     Raises WrongAnswer for any other error of the server's own.
     """
-    if reply.status == UNAVAILABLE and "retry-after" in reply.headers:
+    if reply.status in _UNAVAILABLE and "retry-after" in reply.headers:
         return True
     if reply.status >= 500:
         raise WrongAnswer(f"status {reply.status}: {reply.body[:300]!r}")

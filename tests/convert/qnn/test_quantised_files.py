@@ -111,6 +111,15 @@ def test_a_damaged_layer_is_quantised_again(
     assert quantised_layers == [1]
 
 
+def test_an_lm_head_that_stays_on_the_cpu_is_not_quantised(
+    model: NpuModel, tmp_path: Path, quantised_layers: list[int]
+) -> None:
+    plan = make_plan(model.config, "tiny", 1, GraphSizes((1,), 40, 64), with_lm_head=False)
+    assert len(write(model, plan, tmp_path).layer_errors) == 2
+    assert quantised_layers == [0, 1]
+    assert not (tmp_path / "graphs" / "lm_head").exists()
+
+
 def test_weights_are_kept_once_for_all_batch_sizes(model: NpuModel, tmp_path: Path) -> None:
     write(model, plan_of(model), tmp_path)
     folder = tmp_path / "graphs" / "model_chunk_0"

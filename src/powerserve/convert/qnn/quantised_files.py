@@ -57,7 +57,8 @@ def write_quantised(
         return known
     (build.graphs / RECORD).unlink(missing_ok=True)
     errors: list[float] = []
-    layers = _stored(model, calibration, store, progress)
+    total = plan.config.num_layers + (plan.lm_head is not None)
+    layers = _stored(model, calibration, store, total, progress)
     for part in plan.chunks:
         found = list(islice(layers, part.end_layer - part.start_layer))
         errors += [layer.error for layer in found]
@@ -77,9 +78,9 @@ def open_chunk(model: NpuModel, plan: Plan, build: BuildFolder, part: Part) -> C
 
 
 def _stored(
-    model: NpuModel, calibration: Calibration, store: LayerStore, progress: Progress
+    model: NpuModel, calibration: Calibration, store: LayerStore, total: int, progress: Progress
 ) -> Iterator[QuantisedLayer]:
-    """All layers and the LM head, saved as they are made."""
+    """The layers, and the LM head if `total` includes it, saved as they are made."""
     saved: set[int] = set()
 
     def load(layer: int) -> QuantisedLayer | None:
@@ -88,8 +89,9 @@ def _stored(
             saved.add(layer)
         return quantised
 
-    with progress.count("quantising", model.config.num_layers + 1) as advance:
-        for layer, quantised in enumerate(quantise_layers(model, calibration, load)):
+    layers = quantise_layers(model, calibration, load)
+    with progress.count("quantising", total) as advance:
+        for layer, quantised in enumerate(islice(layers, total)):
             if layer not in saved:
                 store.save(layer, quantised)
             advance(1)

@@ -32,6 +32,8 @@ from powerserve.convert.qnn.text import TextTokens
 from powerserve.core.errors import BackendError
 from powerserve.storage.progress import SILENT, Progress
 
+EMULATOR_TIMEOUT_S = 4 * 3600.0  # of one graph; a large one at batch size 128 may take an hour
+
 Compiled = Mapping[Part, CompiledPart]
 
 
@@ -155,7 +157,7 @@ class _Conversion:
 
 
 def _emulator() -> Runtime:
-    return ProcessRuntime("Qualcomm's emulator")
+    return ProcessRuntime("Qualcomm's emulator", time_limit_s=EMULATOR_TIMEOUT_S)
 
 
 def _refusal(report: ConversionReport, build: Path) -> str:

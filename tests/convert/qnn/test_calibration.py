@@ -21,6 +21,7 @@ from powerserve.convert.qnn.perplexity import perplexity
 from powerserve.convert.qnn.qdq import QuantisedLinear, QuantisedLinears
 from powerserve.convert.qnn.quantise import QuantisationOptions, ScaleSearch
 from powerserve.convert.qnn.source import NpuModel
+from powerserve.core.errors import ModelFileError
 from powerserve.evaluate.scoring import token_nll
 from powerserve.storage import atomic
 from tiny_models import TinyModel
@@ -118,6 +119,24 @@ def test_sums_of_single_blocks_have_room(tmp_path: Path) -> None:
         for size in (32, None)
     )
     assert (blocks.low, blocks.high) == pytest.approx((4 * rows.low, 4 * rows.high))
+
+
+@pytest.mark.parametrize("damage", [np.nan, 1e38])
+def test_numbers_that_are_not_finite_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: float
+) -> None:
+    model = open_tiny(tmp_path)
+    original = model.weight
+
+    def damaged(name: str) -> FloatArray:
+        weight = original(name).copy()
+        if name == "blk.1.ffn_gate.weight":
+            weight[5, 5] = damage
+        return weight
+
+    monkeypatch.setattr(model, "weight", damaged)
+    with pytest.raises(ModelFileError, match="layer 1 computes numbers that are not finite"):
+        quantised(model, QuantisationOptions())
 
 
 def test_saved_graphs_of_all_batch_sizes_share_their_weights(tmp_path: Path) -> None:

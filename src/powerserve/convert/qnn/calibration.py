@@ -26,6 +26,7 @@ from powerserve.convert.qnn.quantise import (
 )
 from powerserve.convert.qnn.source import NpuModel
 from powerserve.convert.qnn.statistics import LinearObserver, LinearStatistics
+from powerserve.core.errors import ModelFileError
 
 BATCH_SIZE = 128  # tokens that are computed at once
 BLOCK_HEADROOM = 4.0
@@ -116,13 +117,25 @@ def _run_layer(
     calibration: Calibration,
     linears: LinearWriter,
 ) -> list[FloatArray]:
-    """The hidden states after a layer, whose matrices `linears` writes."""
+    """The hidden states after a layer, whose matrices `linears` writes.
+
+    Raises ModelFileError if numbers on the way are not finite.
+    """
     cache_size = max(len(each) for each in hidden)
     shape = ChunkShape(layer, layer + 1, BATCH_SIZE, cache_size, cache_size + BATCH_SIZE)
     graph = lower_chunk(model, shape, calibration.lowering, linears)
     chunk = CpuChunk(CpuGraph.of(graph, calibration.num_threads), graph.spec, shape, model)
-    observe = linears.observe if isinstance(linears, LinearObserver) else None
-    return [chunk.run(each, observe=observe) for each in hidden]
+    observer = linears if isinstance(linears, LinearObserver) else None
+    observe = None if observer is None else observer.observe
+    with np.errstate(over="ignore", invalid="ignore"):
+        result = [chunk.run(each, observe=observe) for each in hidden]
+    is_finite = all(np.isfinite(each).all() for each in result)
+    if not is_finite or (observer is not None and not observer.is_finite):
+        raise ModelFileError(
+            f"{model.path}: layer {layer} computes numbers that are not finite: the weights are "
+            "damaged, or attention does not fit into float16"
+        )
+    return result
 
 
 def _quantise_lm_head(

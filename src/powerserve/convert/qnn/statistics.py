@@ -110,3 +110,9 @@ class LinearObserver(FloatLinears):
             inputs.add(outputs[name])
         for name, seen in self._outputs.items():
             seen.add(outputs[name])
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether no input was too large to be squared, or no number at all."""
+        largest = np.finfo(np.float32).max
+        return all((inputs.squares < largest).all() for inputs in self._inputs.values())

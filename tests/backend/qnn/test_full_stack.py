@@ -24,6 +24,7 @@ from powerserve.speculative.options import SpeculationMode, SpeculationOptions, 
 from powerserve.storage.resolve import ModelSource
 
 NUM_TOKENS = 20
+NO_TREES = SpeculationOptions(mode=SpeculationMode.OFF)
 PROMPTS = (SYSTEM_PROMPT + "the king", "in the hall")
 TREES = SpeculationOptions(
     mode=SpeculationMode.TREE, tree=TreeParams(draft_batch_size=SIZES.batch_sizes[-1], min_prob=0.0)
@@ -37,15 +38,21 @@ class Step(NamedTuple):
     margin: float  # of the logits
 
 
-def load(converted: Converted, mode: NpuMode, speculation: SpeculationOptions | None = None) -> LLM:
+def source_of(converted: Converted, *, with_npu_files: bool = True) -> ModelSource:
     weights = converted.conversion.source
-    source = ModelSource("tiny", weights, weights, folder=converted.folder.parent)
-    if speculation is not None:  # the same model on the CPU, not quantised
-        source = replace(source, draft=ModelSource("draft", weights, weights))
-    off = SpeculationOptions(mode=SpeculationMode.OFF)
+    folder = converted.folder.parent if with_npu_files else None
+    return ModelSource("tiny", weights, weights, folder=folder)
+
+
+def load(converted: Converted, mode: NpuMode, draft: ModelSource | None = None) -> LLM:
+    """With a draft model, trees are as large as the largest batch size."""
     return LLM(
-        source,
-        LoadOptions(num_threads=1, npu=NpuOptions(mode), speculation=speculation or off),
+        replace(source_of(converted), draft=draft),
+        LoadOptions(
+            num_threads=1,
+            npu=NpuOptions(mode),
+            speculation=NO_TREES if draft is None else TREES,
+        ),
     )
 
 
@@ -96,10 +103,24 @@ def test_the_emulator_gives_the_cpus_tokens(npu_model: Converted) -> None:
         for prompt, each in zip(prompts, steps, strict=True):
             assert_agrees(llm, prompt, each, error)
 
-    with load(npu_model, NpuMode.EMULATOR, TREES) as llm:
+    on_cpu = source_of(npu_model, with_npu_files=False)  # not quantised: a good draft model
+    with load(npu_model, NpuMode.EMULATOR, on_cpu) as llm:
         assert_agrees(llm, prompts[0], steps[0], error)
         speculation = llm.generate(prompts[1], max_tokens=8, temperature=0).speculation
         assert speculation is not None and speculation.num_accepted_tokens > 0
+
+
+def test_the_draft_model_may_have_npu_files_too(npu_model: Converted) -> None:
+    with load(npu_model, NpuMode.CPU) as llm:
+        prompts = [llm.loaded.tokenizer.encode(each) for each in PROMPTS]
+        steps = [steps_on_cpu(llm, prompt) for prompt in prompts]
+    with load(npu_model, NpuMode.CPU, source_of(npu_model)) as llm:
+        for prompt, each in zip(prompts, steps, strict=True):
+            assert_agrees(llm, prompt, each, error=0.0)
+            speculation = llm.generate(prompt, max_tokens=NUM_TOKENS, temperature=0).speculation
+            assert speculation is not None
+            # It guesses with the very graphs that verify, but is never sure: a random model.
+            assert speculation.num_accepted_tokens > speculation.num_iterations / 2
 
 
 def test_the_system_prompt_is_not_computed_again(npu_model: Converted) -> None:

@@ -81,8 +81,8 @@ class QnnBackend(Backend):
         _check_layers(self.folder, config)
         placement = Placement.of(graph)
         check_weights(placement.host_graph(self.folder.files.has_lm_head), weights)
-        system_prompt = read_system_prompt(self.folder, config, self.system_prompt)
         graphs = load_graphs(self.folder, config, self.runtime)
+        system_prompt = read_system_prompt(self.folder, config, self.system_prompt)
         return QnnModel(self, config, placement, weights, graphs, system_prompt)
 
     def interrupt(self) -> None:

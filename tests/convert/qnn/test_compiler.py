@@ -87,6 +87,16 @@ def test_a_cut_binary_is_not_taken_for_a_finished_one(
     assert compile_binary(job, OPTIONS, children).size_bytes == job.binary.stat().st_size
 
 
+def test_what_a_killed_compilation_left_is_removed(
+    job: CompileJob, children: ChildProcesses
+) -> None:
+    leftover = job.binary.with_name(f".{job.binary.name}.1234")
+    leftover.mkdir()
+    (leftover / "half.bin").write_bytes(b"half")
+    compile_binary(job, OPTIONS, children)
+    assert not leftover.exists()
+
+
 def test_a_graph_that_onnx_cannot_read(tmp_path: Path, children: ChildProcesses) -> None:
     broken = tmp_path / "broken.onnx"
     broken.write_bytes(b"no graph")

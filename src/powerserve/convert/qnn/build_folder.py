@@ -14,6 +14,7 @@ GRAPHS = "graphs"
 LAYERS = "layers"
 SYSTEM_PROMPT = "system_prompt"
 REPORT = "report.json"
+LOCK = "convert.lock"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +54,7 @@ class BuildFolder:
         """Remove what a conversion puts here, and the folder itself if nothing else is in it."""
         for name in (LAYERS, GRAPHS, BINARIES, SYSTEM_PROMPT):
             shutil.rmtree(self.path / name, ignore_errors=True)
-        for name in (CONVERTED_NAME, REPORT):
+        for name in (CONVERTED_NAME, REPORT, LOCK):
             (self.path / name).unlink(missing_ok=True)
         if not any(self.path.iterdir()):
             self.path.rmdir()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
+import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -96,6 +97,8 @@ def compile_binary(
 ) -> CompiledBinary:
     """Compile a job in a child process, unless its binary is there already.
 
+    Nothing else may write into the binary's folder meanwhile.
+
     Raises:
         BackendError: the compiler refuses a graph, crashes or runs out of time or memory.
     """
@@ -103,7 +106,10 @@ def compile_binary(
     known = read_record(job.binary)
     if known is not None and known.key == key:
         return known
-    with TemporaryDirectory(prefix=f".{job.binary.name}.", dir=job.binary.parent) as folder:
+    prefix = f".{job.binary.name}."
+    for leftover in job.binary.parent.glob(f"{prefix}*"):  # of a process that was killed
+        shutil.rmtree(leftover)
+    with TemporaryDirectory(prefix=prefix, dir=job.binary.parent) as folder:
         answer = children.run(
             WORKER,
             {

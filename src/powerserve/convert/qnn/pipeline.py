@@ -7,13 +7,14 @@ anew. Nothing is delivered unless every compiled graph computes what it should.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 
 from powerserve.backend.qnn.inspect import check_graph, inspect_binary
 from powerserve.backend.qnn.libraries import find_libraries
 from powerserve.backend.qnn.runtime.base import GraphRequest, Runtime
 from powerserve.backend.qnn.runtime.process import ProcessRuntime
-from powerserve.convert.qnn.build_folder import REPORT, BuildFolder
+from powerserve.convert.qnn.build_folder import LOCK, REPORT, BuildFolder
 from powerserve.convert.qnn.calibration import Calibration
 from powerserve.convert.qnn.compile_plan import CompiledPart, compile_plan
 from powerserve.convert.qnn.compiler import check_compiler
@@ -30,6 +31,7 @@ from powerserve.convert.qnn.source import NpuModel
 from powerserve.convert.qnn.system_prompt import write_system_prompt
 from powerserve.convert.qnn.text import TextTokens
 from powerserve.core.errors import BackendError
+from powerserve.storage.lock import exclusive_lock
 from powerserve.storage.progress import SILENT, Progress
 
 EMULATOR_TIMEOUT_S = 4 * 3600.0  # of one graph; a large one at batch size 128 may take an hour
@@ -46,12 +48,13 @@ def convert_for_npu(request: NpuConversion, progress: Progress = SILENT) -> Conv
     """
     check_compiler()
     request.build.mkdir(parents=True, exist_ok=True)
-    model = NpuModel.open(request.source, request.build, progress)
-    try:
+    note = f"another conversion uses {request.build}; waiting for it"
+    with (
+        exclusive_lock(request.build / LOCK, waiting=lambda: progress.note(note)),
+        closing(NpuModel.open(request.source, request.build, progress)) as model,
+    ):
         check_memory(model.config, request.num_chunks, with_lm_head=request.with_lm_head)
         return _Conversion(request, model, progress).run()
-    finally:
-        model.close()
 
 
 class _Conversion:

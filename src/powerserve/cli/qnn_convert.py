@@ -58,9 +58,14 @@ def execute(arguments: Namespace) -> int:
 
 def _add_name_flags(parser: ArgumentParser) -> None:
     group = parser.add_argument_group("names")
-    group.add_argument("--model-name", default="", help="default: that of the folder or file")
     group.add_argument(
-        "--artifact-name", default="", help="begins the binaries' names (default: model name)"
+        "--model-name", default="", metavar="NAME", help="default: that of the folder or file"
+    )
+    group.add_argument(
+        "--artifact-name",
+        default="",
+        metavar="NAME",
+        help="begins the binaries' names (default: the model's)",
     )
 
 
@@ -82,10 +87,18 @@ def _add_graph_flags(parser: ArgumentParser) -> None:
         help="binaries that the layers are spread over (default: 1)",
     )
     group.add_argument(
-        "--cache-size", type=options.positive_number, default=1920, metavar="N", help="1920"
+        "--cache-size",
+        type=options.positive_number,
+        default=1920,
+        metavar="N",
+        help="tokens that the KV cache holds (default: 1920)",
     )
     group.add_argument(
-        "--context-size", type=options.positive_number, default=2048, metavar="N", help="2048"
+        "--context-size",
+        type=options.positive_number,
+        default=2048,
+        metavar="N",
+        help="cache and largest batch together, at least (default: 2048)",
     )
     group.add_argument(
         "--cpu-lm-head", action="store_true", help="leave the output layer to the CPU"
@@ -131,7 +144,11 @@ def _add_quantisation_flags(parser: ArgumentParser) -> None:
 def _add_work_flags(parser: ArgumentParser) -> None:
     group = parser.add_argument_group("work")
     group.add_argument(
-        "--output-folder", type=Path, default=Path("output"), help="default: ./output"
+        "--output-folder",
+        type=Path,
+        default=Path("output"),
+        metavar="DIR",
+        help="default: ./output",
     )
     group.add_argument(
         "--n-threads",
@@ -141,7 +158,11 @@ def _add_work_flags(parser: ArgumentParser) -> None:
         help="compilations at a time, as far as memory goes (default: 2)",
     )
     group.add_argument(
-        "--optimisation", type=int, choices=(1, 2, 3), default=3, help="of the compiler: 3"
+        "--optimisation",
+        type=int,
+        choices=(1, 2, 3),
+        default=3,
+        help="how hard the compiler tries (default: 3)",
     )
     group.add_argument(
         "--emulator", action="store_true", help="deliver emulator/ too, to run without a phone"
@@ -151,7 +172,7 @@ def _add_work_flags(parser: ArgumentParser) -> None:
         "--no-gate", action="store_true", help="do not compare with the CPU (emulation is slow)"
     )
     group.add_argument("--force", action="store_true", help="deliver what the comparison refuses")
-    group.add_argument("--clear-build-files", action="store_true", help="remove the build folder's")
+    group.add_argument("--clear-build-files", action="store_true", help="keep only the output")
     group.add_argument("--silent", action="store_true", help="show no progress")
 
 

@@ -77,7 +77,13 @@ def add_model_flags(parser: ArgumentParser) -> None:
         metavar="DIR",
         help="stat files of heads and neurons (default: stat/ in the model folder)",
     )
-    group.add_argument("--build-folder", type=Path, default=Path("build"), help="default: ./build")
+    group.add_argument(
+        "--build-folder",
+        type=Path,
+        default=Path("build"),
+        metavar="DIR",
+        help="for what is made on the way (default: ./build)",
+    )
 
 
 def texts_from(arguments: Namespace) -> ConversionTexts:

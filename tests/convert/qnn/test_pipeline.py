@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import pytest
 
 pytest.importorskip("onnxruntime_qnn", reason="onnxruntime-qnn has no wheel for this platform")
 
-from npu_conversions import SIZES, Converted, convert_tiny, tiny_conversion
+from npu_conversions import SIZES, Converted, tiny_conversion
 from powerserve.backend.qnn.config_file import QnnConfig, read_qnn_config
 from powerserve.backend.qnn.inspect import BinaryInfo, inspect_binary
 from powerserve.backend.qnn.libraries import find_libraries
@@ -25,15 +24,12 @@ from powerserve.core.errors import BackendError
 from powerserve.storage.gguf import GGUFFile
 from powerserve.tokenizer.tokenizer import Tokenizer
 
-CASES = (("llama", "8gen3", 57), ("qwen2", "8gen4", 69))
+SOC_MODELS = {"llama": 57, "qwen2": 69}  # 8 Gen 3 and 8 Elite: see the fixture `npu_model`
 
 
-@pytest.fixture(scope="module", params=CASES, ids=lambda case: case[0])
-def case(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[tuple[Converted, int]]:
-    architecture, soc, model = request.param
-    yield convert_tiny(tmp_path_factory.mktemp(architecture), architecture, soc), model
+@pytest.fixture
+def case(npu_model: Converted) -> tuple[Converted, int]:
+    return npu_model, SOC_MODELS[npu_model.conversion.source.stem]
 
 
 def test_the_gate_accepts_every_graph(case: tuple[Converted, int]) -> None:

@@ -8,6 +8,7 @@ import tarfile
 from pathlib import Path
 
 import powerserve
+from powerserve.backend.qnn.runtime.build import EXECUTABLE
 
 SCRIPT = """#!/system/bin/sh
 PATH=/usr/bin:/bin
@@ -17,12 +18,16 @@ exec {python} -m powerserve "$@"
 """
 
 
-def write_bundle(path: Path, script: str | None = None, *, padding: bytes = b"") -> Path:
-    """Write an archive whose `bin/powerserve` is `script`, by default this PowerServe."""
+def write_bundle(path: Path, script: str | None = None, *, helper: bool = False) -> Path:
+    """Write an archive whose `bin/powerserve` is `script`, by default this PowerServe.
+
+    It can hold a file in the place of the NPU helper.
+    """
     source = Path(powerserve.__file__).parents[1]
     text = SCRIPT.format(source=source, python=sys.executable) if script is None else script
+    files = {"bin/powerserve": text.encode()} | ({f"npu/{EXECUTABLE}": b""} if helper else {})
     with tarfile.open(path, "w:gz") as archive:
-        for name, content in (("bin/powerserve", text.encode()), ("lib/padding", padding)):
+        for name, content in files.items():
             member = tarfile.TarInfo(name)
             member.size = len(content)
             archive.addfile(member, io.BytesIO(content))

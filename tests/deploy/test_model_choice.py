@@ -16,16 +16,15 @@ from deploy.fake_phone.phone import FakePhone, PhoneSettings
 from deploy.stand_in import write_bundle
 from hub_server import Hub, serving
 from model_folders import write_model_folder
-from powerserve.backend.qnn.runtime.build import EXECUTABLE
 from powerserve.backend.qnn.soc import load_socs
 from powerserve.core.errors import UsageError
 from powerserve.deploy.model_choice import Wish, choose_models
 from powerserve.deploy.model_table import load_model_table
-from powerserve.deploy.npu import NpuParts, find_npu
+from powerserve.deploy.npu import find_npu
 from powerserve.storage.progress import SILENT
 from powerserve.tokenizer.known_templates import template_names
 
-ECHO = 'printf "%s|" "$LD_LIBRARY_PATH" "$POWERSERVE_NPU_HELPER" "$@"\n'
+ECHO = 'printf "%s|" "$LD_LIBRARY_PATH" "$ADSP_LIBRARY_PATH" "$@"\n'
 SNAPDRAGON = {"ro.soc.model": "SM8650", "ro.board.platform": "pineapple"}
 MODELS = "/data/local/tmp/powerserve/workspace"
 NPU_FOLDER = "/data/local/tmp/powerserve/qnn_libs"
@@ -61,9 +60,11 @@ def hub(tmp_path: Path) -> Iterator[Hub]:
         yield hub
 
 
-def deploy_run(hub: Hub, home: Path, *words: str | Path, **variables: str) -> tuple[list[str], str]:
+def deploy_run(
+    hub: Hub, home: Path, *words: str, bundle: Path | None = None, **variables: str
+) -> tuple[list[str], str]:
     """The words that the program on the phone got, and what was said about it."""
-    bundle = write_bundle(home / "echo.tar.gz", ECHO)
+    bundle = bundle or write_bundle(home / "echo.tar.gz", ECHO)
     environment = os.environ | {
         "HF_ENDPOINT": hub.url,
         "HF_HOME": str(home / "hf"),
@@ -110,13 +111,11 @@ def test_an_npu_gets_its_own_files_libraries_and_variables(
     hub: Hub, plug_in: PlugIn, tmp_path: Path
 ) -> None:
     phone = plug_in(PhoneSettings(properties=SNAPDRAGON))
-    helper = tmp_path / "helper"
-    helper.write_text("#!/system/bin/sh\necho helper\n")
+    bundle = write_bundle(tmp_path / "npu.tar.gz", ECHO, helper=True)
     sdk = {"QNN_SDK_ROOT": str(make_sdk(tmp_path / "sdk"))}
-    flags = ("-s", "--npu-helper", helper)
-    words, told = deploy_run(hub, tmp_path, "llama-3.1-8b", *flags, **sdk)
+    words, told = deploy_run(hub, tmp_path, "llama-3.1-8b", "-s", bundle=bundle, **sdk)
     assert words[0] == f"{NPU_FOLDER}:/system/lib64:/vendor/lib64"
-    assert words[1] == f"{NPU_FOLDER}/{EXECUTABLE}"
+    assert words[1].split(";")[0] == NPU_FOLDER
     main = f"{MODELS}/Llama-3.1-8B-PowerServe-Speculate-QNN29-8G3"
     draft = f"{MODELS}/Llama-3.2-1B-PowerServe-QNN29-8G3"
     assert words[3:10] == [
@@ -124,9 +123,7 @@ def test_an_npu_gets_its_own_files_libraries_and_variables(
     ]
     assert "the CPU is used" not in told
     assert "qnn/chunk.bin" in names_on(phone, main) & names_on(phone, draft)
-    assert {"libQnnHtp.so", EXECUTABLE} <= names_on(phone, NPU_FOLDER)
-    on_phone = phone.data / NPU_FOLDER.removeprefix("/data/") / EXECUTABLE
-    assert os.access(on_phone, os.X_OK)
+    assert "libQnnHtp.so" in names_on(phone, NPU_FOLDER)
 
 
 def test_what_the_npu_lacks_is_said_in_one_line(hub: Hub, plug_in: PlugIn, tmp_path: Path) -> None:
@@ -143,16 +140,18 @@ def test_what_the_npu_lacks_is_said_in_one_line(hub: Hub, plug_in: PlugIn, tmp_p
 
 def test_obstacles_of_the_npu(tmp_path: Path) -> None:
     sdk = str(make_sdk(tmp_path / "sdk"))
-    (tmp_path / "empty").mkdir()
-    (tmp_path / "helper").write_text("")
-    assert "this device's SoC" in find_npu(None, NpuParts(sdk)).obstacle
-    assert "QNN_SDK_ROOT is not set" in find_npu("8G3", NpuParts()).obstacle
-    empty = NpuParts(str(tmp_path / "empty"))
-    assert "there are no QNN libraries in" in find_npu("8G3", empty).obstacle
-    assert "--npu-helper" in find_npu("8G3", NpuParts(sdk)).obstacle
-    assert find_npu("8G3", NpuParts(sdk, tmp_path / "helper")).obstacle == ""
-    with pytest.raises(UsageError, match="--npu-helper: there is no file"):
-        find_npu("8G3", NpuParts(sdk, tmp_path / "gone"))
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    plain = write_bundle(tmp_path / "plain.tar.gz", ECHO)
+    complete = write_bundle(tmp_path / "complete.tar.gz", ECHO, helper=True)
+    assert "this device's SoC" in find_npu(None, sdk, complete).obstacle
+    assert "QNN_SDK_ROOT is not set" in find_npu("8G3", None, complete).obstacle
+    assert "there are no QNN libraries in" in find_npu("8G3", str(empty), complete).obstacle
+    assert "the bundle has no NPU helper, which --ndk" in find_npu("8G3", sdk, plain).obstacle
+    assert find_npu("8G3", sdk, complete).obstacle == ""
+    plain.write_bytes(b"no archive")
+    with pytest.raises(UsageError, match=r"the bundle .* cannot be read"):
+        find_npu("8G3", sdk, plain)
 
 
 def test_model_folders_and_workspaces_are_deployed_without_npu_files(

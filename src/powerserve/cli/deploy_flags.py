@@ -46,10 +46,7 @@ def add_model_flags(parser: ArgumentParser) -> None:
         "--bundle", type=Path, metavar="FILE", help="send this one (default: build it if need be)"
     )
     parser.add_argument(
-        "--npu-helper",
-        type=Path,
-        metavar="FILE",
-        help="native/npu_helper compiled for the device, without which its NPU is not used",
+        "--ndk", type=Path, metavar="DIR", help="an unpacked Android NDK: the NPU's helper needs it"
     )
     parser.add_argument(
         "--sign",
@@ -73,20 +70,19 @@ def deploy_model(arguments: Namespace, progress: Progress) -> Deployed:
     """Bring program and model to the device that the flags mean. Raises a PowerServeError."""
     from powerserve.deploy.deployment import Order, deploy
     from powerserve.deploy.model_choice import Wish
-    from powerserve.deploy.npu import NpuParts
     from powerserve.deploy.selection import choose_device
 
     device = choose_device(arguments.device)
     wish = Wish(arguments.model, arguments.draft_model, arguments.use_spec)
     with _bundle(arguments, device, progress) as bundle:
-        parts = NpuParts(os.environ.get(SDK_VARIABLE), arguments.npu_helper)
-        order = Order(wish, bundle, None if arguments.no_qnn else parts)
+        use_npu = not arguments.no_qnn
+        order = Order(wish, bundle, use_npu, os.environ.get(SDK_VARIABLE))
         return deploy(device, order, progress)
 
 
 @contextmanager
 def _bundle(arguments: Namespace, device: Device, progress: Progress) -> Iterator[Path]:
-    bundle = arguments.bundle or _built(device, progress)
+    bundle = arguments.bundle or _built(arguments.ndk, device, progress)
     if not bundle.is_file():
         raise UsageError(f"--bundle: there is no file {bundle}")
     if not arguments.sign:
@@ -96,11 +92,10 @@ def _bundle(arguments: Namespace, device: Device, progress: Progress) -> Iterato
         yield _signed(arguments.sign, bundle, Path(folder) / bundle.name)
 
 
-def _built(device: Device, progress: Progress) -> Path:
-    from powerserve.deploy.bundle.build import build_bundle
-    from powerserve.deploy.bundle.target import find_target
+def _built(ndk: Path | None, device: Device, progress: Progress) -> Path:
+    from powerserve.deploy.bundle import BundleOptions, build_bundle, find_target
 
-    return build_bundle(find_target(device.bundle_target), progress=progress)
+    return build_bundle(find_target(device.bundle_target), BundleOptions(ndk=ndk), progress)
 
 
 def _signed(command: str, bundle: Path, output: Path) -> Path:

@@ -12,7 +12,7 @@ from powerserve.deploy.jobs import Program
 from powerserve.deploy.layout import QNN_LIBS, WORKSPACE
 from powerserve.deploy.model_choice import ChosenModels, Wish, choose_models
 from powerserve.deploy.model_table import load_model_table
-from powerserve.deploy.npu import ENVIRONMENT, Npu, NpuParts, detect_soc, find_npu
+from powerserve.deploy.npu import ENVIRONMENT, Npu, detect_soc, find_npu
 from powerserve.storage.cache_folder import cache_folder
 from powerserve.storage.lock import exclusive_lock
 from powerserve.storage.model_contents import ModelContents
@@ -21,11 +21,12 @@ from powerserve.storage.progress import Progress
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What is to be deployed. `npu` is None where the CPU shall be used."""
+    """What is to be deployed. `qnn_sdk` is the folder of Qualcomm's SDK, if there is one."""
 
     wish: Wish
     bundle: Path
-    npu: NpuParts | None
+    use_npu: bool = True
+    qnn_sdk: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +49,7 @@ def deploy(device: Device, order: Order, progress: Progress) -> Deployed:
     wish = replace(order.wish, soc=None if npu.obstacle else npu.soc)
     models = choose_models(wish, progress)
     uses_npu = models.is_for_npu and not npu.obstacle
-    if models.is_for_npu and order.npu is not None and npu.obstacle:
+    if models.is_for_npu and order.use_npu and npu.obstacle:
         progress.note(f"the CPU is used: {npu.obstacle}")
     bundle = Bundle.open(order.bundle, progress)
     folders = _folders(models, npu if uses_npu else None, progress)
@@ -60,11 +61,11 @@ def deploy(device: Device, order: Order, progress: Progress) -> Deployed:
 
 
 def _npu(device: Device, order: Order) -> Npu:
-    if order.npu is None:
+    if not order.use_npu:
         return Npu(obstacle="the CPU was asked for")
     soc = detect_soc(device)
     known = load_model_table().socs
-    return find_npu(known.get(soc.part) if soc else None, order.npu)
+    return find_npu(known.get(soc.part) if soc else None, order.qnn_sdk, order.bundle)
 
 
 def _folders(models: ChosenModels, npu: Npu | None, progress: Progress) -> list[FolderContents]:
@@ -72,7 +73,7 @@ def _folders(models: ChosenModels, npu: Npu | None, progress: Progress) -> list[
     if models.draft is not None:
         folders.append(_model_folder(models.draft, progress))
     if npu is not None:
-        folders.append(folder_contents(QNN_LIBS, list(npu.files), {}, progress))
+        folders.append(folder_contents(QNN_LIBS, list(npu.libraries), {}, progress))
     return folders
 
 

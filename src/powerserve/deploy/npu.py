@@ -1,12 +1,13 @@
 """Whether the NPU of a device can be used, and what it needs there.
 
-It takes a SoC for which models are compiled, Qualcomm's libraries out of the user's own SDK, and
-the NPU helper compiled for the device: the libraries want Android's own C library, which the Python
-of a bundle does not use.
+It takes a SoC for which models are compiled, Qualcomm's libraries out of the user's own SDK, and a
+bundle with the NPU helper, which an NDK compiles: the libraries want Android's own C library, which
+the Python of a bundle does not use.
 """
 
 from __future__ import annotations
 
+import tarfile
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
@@ -23,16 +24,7 @@ from powerserve.storage.qnn_libs import PATTERNS
 ENVIRONMENT = {
     "LD_LIBRARY_PATH": f"{QNN_LIBS}:/system/lib64:/vendor/lib64",
     "ADSP_LIBRARY_PATH": f"{QNN_LIBS};/vendor/dsp/cdsp;/vendor/lib/rfsa/adsp",
-    "POWERSERVE_NPU_HELPER": str(QNN_LIBS / EXECUTABLE),
 }
-
-
-@dataclass(frozen=True, slots=True)
-class NpuParts:
-    """What the user has for the NPU: the folder of Qualcomm's SDK, the helper's file."""
-
-    qnn_sdk: str | None = None
-    helper: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +32,7 @@ class Npu:
     """What the NPU of a device can be used with. `obstacle` says why it cannot, "" if it can."""
 
     soc: str | None = None  # as the repositories of models call it
-    files: tuple[FileCopy, ...] = ()
+    libraries: tuple[FileCopy, ...] = ()
     obstacle: str = ""
 
 
@@ -50,21 +42,21 @@ def detect_soc(device: Device) -> Soc | None:
     return soc_of_phone(part, platform, load_socs())
 
 
-def find_npu(soc: str | None, parts: NpuParts) -> Npu:
-    """What there is for the NPU of `soc`. Raises UsageError for files that cannot be read."""
+def find_npu(soc: str | None, sdk: str | None, bundle: Path) -> Npu:
+    """What there is for the NPU of `soc`, with Qualcomm's SDK in the folder `sdk`.
+
+    Raises UsageError for files that cannot be read.
+    """
     if soc is None:
         return Npu(obstacle="no models are compiled for this device's SoC")
-    if not parts.qnn_sdk:
+    if not sdk:
         return Npu(obstacle="QNN_SDK_ROOT is not set, so Qualcomm's libraries are missing")
-    libraries = _libraries(Path(parts.qnn_sdk))
+    libraries = _libraries(Path(sdk))
     if not libraries:
-        return Npu(obstacle=f"there are no QNN libraries in {parts.qnn_sdk} (QNN_SDK_ROOT)")
-    if parts.helper is None:
-        return Npu(
-            obstacle="there is no NPU helper; compile it with `powerserve qnn build-helper "
-            "--ndk DIR -o FILE` and name it with --npu-helper"
-        )
-    return Npu(soc, (*libraries, _helper(parts.helper)))
+        return Npu(obstacle=f"there are no QNN libraries in {sdk} (QNN_SDK_ROOT)")
+    if not _has_helper(bundle):
+        return Npu(obstacle="the bundle has no NPU helper, which --ndk DIR adds")
+    return Npu(soc, libraries)
 
 
 def _libraries(sdk: Path) -> tuple[FileCopy, ...]:
@@ -73,7 +65,9 @@ def _libraries(sdk: Path) -> tuple[FileCopy, ...]:
         return tuple(FileCopy(path, PurePath(path.name), path.stat().st_size) for path in paths)
 
 
-def _helper(path: Path) -> FileCopy:
-    if not path.is_file():
-        raise UsageError(f"--npu-helper: there is no file {path}")
-    return FileCopy(path, PurePath(EXECUTABLE), path.stat().st_size)
+def _has_helper(bundle: Path) -> bool:
+    try:
+        with tarfile.open(bundle) as archive:
+            return any(PurePath(name).name == EXECUTABLE for name in archive.getnames())
+    except (tarfile.TarError, EOFError, OSError) as error:
+        raise UsageError(f"the bundle {bundle} cannot be read: {error}") from None

@@ -2,8 +2,9 @@
 
 python adbd.py SETTINGS     (a file of JSON)
 
-Without a shell in its settings it mounts a root, and wants a mount namespace of its own. It prints the port it listens on. When it has received `cut_after_bytes` of pushed files, it dies in
-the middle, as if somebody had pulled the cable.
+Without a shell in its settings it mounts a root, and wants a mount namespace of its own. It prints
+the port it listens on. When it has received `cut_after_bytes` of pushed files, it dies in the
+middle, as if somebody had pulled the cable.
 """
 
 from __future__ import annotations

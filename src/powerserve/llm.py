@@ -19,7 +19,7 @@ from typing import Any, Self
 
 from powerserve.core.errors import PowerServeError, TemplateError
 from powerserve.core.tracing import NO_TRACER, Tracer
-from powerserve.engine.engine import TokenEvent
+from powerserve.engine.drawing import TokenEvent
 from powerserve.engine.generation import Completion, TextGeneration, TextPiece
 from powerserve.engine.loader import LoadedEngine, LoadOptions, load_engine
 from powerserve.sampler.grammar import Grammar

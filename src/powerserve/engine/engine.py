@@ -16,20 +16,20 @@ from powerserve.cache.prefix_store import PrefixStore
 from powerserve.cache.sequence import SequenceCells
 from powerserve.core import dtypes
 from powerserve.core.dtypes import DType
-from powerserve.core.errors import ContextLengthError, PowerServeError, UsageError
+from powerserve.core.errors import ContextLengthError, UsageError
 from powerserve.core.tracing import GENERATED_TOKENS, NO_TRACER, Tracer
 from powerserve.engine.batching import batch_of
+from powerserve.engine.drawing import Drawing, TokenEvent
 from powerserve.engine.prompt_scores import PromptScores
 from powerserve.engine.scheduler import Chunk, Scheduler
 from powerserve.engine.sequence import FinishReason, Sequence
 from powerserve.engine.speculation import TreeDecoding
 from powerserve.executor.executor import Executor, cache_cells
-from powerserve.sampler.chain import Sampled, SamplerChain
+from powerserve.sampler.chain import SamplerChain
 from powerserve.sampler.constraint import Constraint
 from powerserve.sampler.params import SamplingParams
 from powerserve.speculative.speculator import Speculator
 from powerserve.speculative.step_timer import time_step
-from powerserve.speculative.tree import FlatTree
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,16 +48,6 @@ class EngineConfig:
         for name in ("context_size", "batch_size", "max_sequences"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} must be at least 1, not {getattr(self, name)}")
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class TokenEvent:
-    """A sequence got a token, or ended without one (`sampled` is None), perhaps by an error."""
-
-    sequence: Sequence
-    sampled: Sampled | None
-    finish_reason: FinishReason | None  # set with the sequence's last event
-    error: PowerServeError | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +104,7 @@ class Engine:
         if speculator is not None:
             speculator.attach(partial(time_step, self._executor, self._pool))
             self._trees = TreeDecoding(speculator, self._pool, config.batch_size)
+        self._drawing = Drawing(self._cache.copy, self._trees)
 
     @property
     def has_work(self) -> bool:
@@ -173,7 +164,7 @@ class Engine:
             with span(_phase(chunks), sequences=len(chunks)):
                 logits = self._run(chunks)
             with span("sample"):
-                events = self._sample(chunks, logits)
+                events = self._drawing.events(chunks, logits)
             num_tokens = sum(event.sampled is not None for event in events)
             self._tracer.add(GENERATED_TOKENS, num_tokens)
             return self._retire_finished(events)
@@ -278,60 +269,6 @@ class Engine:
         for chunk in chunks:
             self._pool.release(chunk.cells)
 
-    def _sample(self, chunks: list[Chunk], logits: FloatArray) -> list[TokenEvent]:
-        """Note what was computed, and draw tokens for each sequence that is complete."""
-        events: list[TokenEvent] = []
-        start = 0
-        for chunk in chunks:
-            stop = start + chunk.num_outputs
-            if chunk.tree is not None:
-                events += self._follow(chunk, chunk.tree, logits[start:stop])
-            else:
-                events += self._proceed(chunk, logits[start:stop])
-            start = stop
-        return events
-
-    def _proceed(self, chunk: Chunk, logits: FloatArray) -> list[TokenEvent]:
-        """Note a chunk that is no tree, and draw if it was the last one before a token."""
-        sequence, completes = chunk.sequence, chunk.completes
-        if sequence.prompt_scores is not None and sequence.is_scoring:
-            sequence.prompt_scores.add(sequence.cells.length, logits)
-        sequence.cells.append(chunk.token_ids, chunk.cells)
-        if not completes:
-            return []
-        if not sequence.num_remaining:  # only the scores were wanted
-            sequence.finish(FinishReason.LENGTH)
-            return []
-        return [self._next(chunk, logits[-1])]
-
-    def _next(self, chunk: Chunk, logits: FloatArray) -> TokenEvent:
-        """The token after a chunk that is no tree."""
-        event = _draw(chunk.sequence, logits)
-        if self._trees is not None and event.sampled is not None:
-            self._trees.settle(chunk, [0], [event.sampled.token_id])
-        return event
-
-    def _follow(self, chunk: Chunk, tree: FlatTree, logits: FloatArray) -> list[TokenEvent]:
-        """Verify a tree: draw after the root, and go on while a candidate is what was drawn.
-
-        Each token comes from the sequence's own sampler, after the tokens before it, so the answer
-        has the distribution it has without candidates.
-        """
-        sequence, rows = chunk.sequence, [0]
-        events = [_draw(sequence, logits[0])]
-        while (sampled := events[-1].sampled) is not None and sequence.finish_reason is None:
-            row = tree.child_row(rows[-1], sampled.token_id)
-            if row is None:
-                break
-            rows.append(row)
-            events.append(_draw(sequence, logits[row]))
-        kept = chunk.cells[rows]
-        sequence.cells.keep(chunk.token_ids[rows], kept, chunk.cells, self._cache.copy)
-        assert self._trees is not None
-        drawn = [event.sampled.token_id for event in events if event.sampled is not None]
-        self._trees.settle(chunk, rows, drawn)
-        return events
-
     def _retire(self, sequence: Sequence) -> None:
         self._scheduler.retire(sequence)
         if self._trees is not None:
@@ -351,14 +288,3 @@ def _phase(chunks: list[Chunk]) -> str:
     if not all(chunk.sequence.is_decoding for chunk in chunks):
         return "prefill"
     return "verify" if any(chunk.tree is not None for chunk in chunks) else "decode"
-
-
-def _draw(sequence: Sequence, logits: FloatArray) -> TokenEvent:
-    """Sample one sequence; what goes wrong with it must not stop the others."""
-    try:
-        sampled = sequence.sampler.sample(logits)
-    except PowerServeError as error:
-        sequence.finish(FinishReason.ERROR)
-        return TokenEvent(sequence, None, sequence.finish_reason, error)
-    sequence.accept(sampled)
-    return TokenEvent(sequence, sampled, sequence.finish_reason)

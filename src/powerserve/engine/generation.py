@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass, field
 
-from powerserve.engine.engine import Engine, TokenEvent
+from powerserve.engine.drawing import TokenEvent
+from powerserve.engine.engine import Engine
 from powerserve.engine.sequence import FinishReason, Sequence, Timings
 from powerserve.sampler.chain import Sampled
 from powerserve.sampler.stop_text import StopMatcher

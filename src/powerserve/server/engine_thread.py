@@ -12,7 +12,7 @@ from queue import Empty, SimpleQueue
 from powerserve.backend.base import StepInterrupted
 from powerserve.cache.prefix_store import PrefixFolder
 from powerserve.core.errors import BackendError, PowerServeError, UsageError
-from powerserve.engine.engine import TokenEvent
+from powerserve.engine.drawing import TokenEvent
 from powerserve.engine.generation import TextGeneration, TextPiece
 from powerserve.engine.loader import LoadedEngine
 from powerserve.engine.sequence import FinishReason, Sequence

@@ -31,6 +31,7 @@ class ErrorKind(Enum):
     SLOW_BODY = 408
     TOO_LARGE = 413
     MEDIA_TYPE = 415
+    HEADERS_TOO_LARGE = 431
     INTERNAL = 500
     OVERLOADED = 503
     TIMEOUT = 504

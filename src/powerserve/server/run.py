@@ -17,10 +17,10 @@ from powerserve.server.catalogue import Catalogue
 from powerserve.server.connection import Connection
 from powerserve.server.metrics import Metrics
 from powerserve.server.model_pool import Loader, ModelPool
+from powerserve.server.security import MAX_HEAD_BYTES
 from powerserve.server.serving import Serving
 from powerserve.server.settings import Access, ServerSettings
 
-_MAX_HEADER_BYTES = 32 << 10
 # More than clients keep idle connections: one that is closed just when a request comes loses it.
 _KEEP_ALIVE_S = 100
 _POLL_S = 0.05
@@ -111,7 +111,7 @@ def _config(app: ASGIApp, settings: ServerSettings) -> uvicorn.Config:
         http=Connection,
         ws="none",
         lifespan="off",
-        h11_max_incomplete_event_size=_MAX_HEADER_BYTES,
+        h11_max_incomplete_event_size=MAX_HEAD_BYTES,
         log_config=None,
         access_log=False,
         server_header=False,

@@ -17,6 +17,8 @@ _PREFLIGHT_HEADERS = {
     "access-control-allow-methods": "GET, POST, DELETE, OPTIONS",
     "access-control-max-age": "600",
 }
+MAX_HEAD_BYTES = 32 << 10  # of a request's head
+_MAX_HEADERS = 200
 Refuse = Callable[[str, ApiError], ASGIApp]  # path and error to an application that reports it
 
 
@@ -30,6 +32,7 @@ class Guard:
 
     def check(self, headers: Headers, *, is_public: bool) -> None:
         """Raise ApiError unless the request may pass; public paths need no key."""
+        _check_size(headers)
         _check_framing(headers)
         self._check_host(headers.get("host", ""))
         origin = headers.get("origin")
@@ -132,6 +135,16 @@ async def _answer_preflight(headers: Headers, send: Send) -> None:
     raw = [(name.encode(), value.encode("latin-1")) for name, value in reply.items()]
     await send({"type": "http.response.start", "status": 204, "headers": raw})
     await send({"type": "http.response.body", "body": b""})
+
+
+def _check_size(headers: Headers) -> None:
+    """Refuse what no client needs. h11 bounds only heads that do not arrive at once."""
+    size = sum(len(name) + len(value) for name, value in headers.raw)
+    if len(headers.raw) > _MAX_HEADERS or size > MAX_HEAD_BYTES:
+        raise ApiError(
+            ErrorKind.HEADERS_TOO_LARGE,
+            f"a request has at most {_MAX_HEADERS} headers and {MAX_HEAD_BYTES:,} bytes of them",
+        )
 
 
 def _check_framing(headers: Headers) -> None:

@@ -142,24 +142,25 @@ class OnnxGraph:
 
 
 class WeightFile:
-    """One file for the constants of several graphs; those of one name are kept once."""
+    """One file for the constants of several graphs; those of one name and shape are kept once."""
 
     def __init__(self, file: BinaryIO, name: str) -> None:
         self._file = file
         self._name = name
-        self._places: dict[str, int] = {}
+        self._places: dict[tuple[str, tuple[int, ...]], int] = {}
 
     def tensor(self, name: str, constant: Constant) -> TensorProto:
         """A tensor that refers to its data in this file, where it is written at first mention."""
-        if name not in self._places:
+        key = name, constant.shape
+        if key not in self._places:
             self._file.write(bytes(-self._file.tell() % _ALIGNMENT))
-            self._places[name] = self._file.tell()
+            self._places[key] = self._file.tell()
             self._file.write(constant.data.data)
         return _elsewhere(
             name,
             constant,
             location=self._name,
-            offset=str(self._places[name]),
+            offset=str(self._places[key]),
             length=str(len(constant.data)),
         )
 

@@ -39,7 +39,11 @@ def main() -> int:
     )
     print(f"{', '.join(plan.models)}; {arguments.minutes:g} minutes, {plan.num_clients} clients,")
     print(f"seed {plan.seed}; {cpu_name()}, load average {load_average():.1f} before.\n")
-    result = asyncio.run(soak(plan, console_progress()))
+    result = SoakResult(plan)
+    try:
+        asyncio.run(soak(result, console_progress()))
+    except KeyboardInterrupt:
+        print("Interrupted.\n")
     print_result(result)
     if arguments.json:
         arguments.json.write_text(json.dumps(as_data(result), indent=1) + "\n")

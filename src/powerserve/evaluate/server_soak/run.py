@@ -76,9 +76,12 @@ class SoakResult:
     log: str = ""
 
 
-async def soak(plan: SoakPlan, progress: Progress) -> SoakResult:
-    """Run it. Raises UsageError if the server does not start."""
-    result = SoakResult(plan)
+async def soak(result: SoakResult, progress: Progress) -> None:
+    """Run what `result` has the plan of; what is in it stays if this is cancelled.
+
+    Raises UsageError if the server does not start.
+    """
+    plan = result.plan
     with tempfile.TemporaryDirectory() as folder:
         async with endless_hub() as hub:
             server = await ServerProcess.start(
@@ -89,7 +92,6 @@ async def soak(plan: SoakPlan, progress: Progress) -> SoakResult:
             finally:
                 result.exit_status = await server.stop()
                 result.log = server.log()
-    return result
 
 
 def _environment(folder: Path, hub: str) -> dict[str, str]:

@@ -95,3 +95,25 @@ def test_cells_return_when_every_prefix_is_dropped(entries: list[list[int]], wan
     assert pool.num_free >= wanted
     index.clear()
     assert pool.num_free == 40
+
+
+def test_what_comes_with_the_model_goes_last() -> None:
+    pool = CellPool(6)
+    index = PrefixIndex(pool)
+    given = pool.allocate(2, start=0)
+    assert given is not None
+    index.insert_given(tokens(1, 2), given)
+    pool.release(given)
+    stored(index, pool, 7, 8)
+    stored(index, pool, 9, 9)
+    index.free_cells(2)  # the other two were used later
+    assert [ids.tolist() for ids, _ in index.stored] == [[9, 9], [1, 2]]
+
+    continued = np.append(index.find(tokens(1, 2, 3), 2), pool.allocate(1, start=2))
+    index.insert(tokens(1, 2, 3), continued)
+    pool.release(continued)
+    assert len(index) == 3  # it outlives what continues it
+    index.clear()
+    assert [ids.tolist() for ids, _ in index.stored] == [[1, 2]]
+    index.free_cells(6)
+    assert len(index) == 0 and pool.num_free == 6

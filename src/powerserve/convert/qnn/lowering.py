@@ -17,7 +17,7 @@ from powerserve.convert.qnn.float_parts import FloatParts, Group
 from powerserve.convert.qnn.linear import FloatLinears, LinearPart, LinearWriter
 from powerserve.convert.qnn.lowering_attention import AttentionLowering
 from powerserve.convert.qnn.onnx_graph import OnnxGraph
-from powerserve.convert.qnn.parts import Part, numbered, suffix, whole
+from powerserve.convert.qnn.pieces import Piece, numbered, suffix, whole
 from powerserve.convert.qnn.source import NpuModel
 from powerserve.graph import Graph, Node, Value, Weight
 from powerserve.graph.ops import (
@@ -105,16 +105,16 @@ class _Lowering:
         self._linears = linears
         self._float_parts = float_parts
         self._attention = attention
-        self._values: dict[Value, list[Part]] = {}
+        self._values: dict[Value, list[Piece]] = {}
 
     def lower(self, start: Value, end: Value, name: str) -> None:
         """Lower what makes `end` from `start`; the tensor of `end` is called `name`."""
-        self._values[start] = [Part(tensors.HIDDEN_IN, np.arange(self._model.config.embed_dim))]
+        self._values[start] = [Piece(tensors.HIDDEN_IN, np.arange(self._model.config.embed_dim))]
         for node in _nodes_between(self._model.graph, start, end):
             output = name if node.output == end else _name_of(node)
             self._values[node.output] = self._lower(node, output)
 
-    def _lower(self, node: Node, output: str) -> list[Part]:
+    def _lower(self, node: Node, output: str) -> list[Piece]:
         # Positions and output rows are no inputs of the NPU's graphs, so they have no value here.
         inputs = [self._values[value] for value in node.inputs if value in self._values]
         match node.operation:
@@ -131,7 +131,7 @@ class _Lowering:
                 return inputs[0]  # which rows need logits is known only when the graph runs
         return self._lower_heads(node, inputs, output)
 
-    def _lower_heads(self, node: Node, inputs: list[list[Part]], output: str) -> list[Part]:
+    def _lower_heads(self, node: Node, inputs: list[list[Piece]], output: str) -> list[Piece]:
         if self._attention is not None:
             match node.operation:
                 case SplitHeads():
@@ -143,28 +143,28 @@ class _Lowering:
                     return self._attention.attention(node.operation, q, k, v, output)
         raise NotImplementedError(f"operation {type(node.operation).__name__}")
 
-    def _linear(self, operation: Linear, x: list[Part], output: str) -> list[Part]:
+    def _linear(self, operation: Linear, x: list[Piece], output: str) -> list[Piece]:
         groups = self._float_parts.row_groups(self._model.config, operation.weight)
         names = [output if len(groups) == 1 else output + suffix(each.is_float) for each in groups]
         return [
             self._rows(operation, x, group, name) for group, name in zip(groups, names, strict=True)
         ]
 
-    def _rows(self, operation: Linear, x: list[Part], group: Group, output: str) -> Part:
-        """The output features of one group: the sum over the input's parts, and the bias."""
+    def _rows(self, operation: Linear, x: list[Piece], group: Group, output: str) -> Piece:
+        """The output features of one group: the sum over the input's pieces, and the bias."""
         terms: list[str] = []
         is_single = len(x) == 1 and operation.bias is None
-        for part in x:
-            linear = self._part(operation.weight, group, part)
+        for piece in x:
+            linear = self._part(operation.weight, group, piece)
             terms.append(output if is_single else f"{output}_{len(terms)}")
-            self._linears.write(self._graph, linear, part.name, terms[-1])
+            self._linears.write(self._graph, linear, piece.name, terms[-1])
         if operation.bias is not None:
             bias = self._model.weight(operation.bias.name)[group.indices]
             terms.append(self._graph.constant(f"{output}_bias", bias))
         self._sum(terms, output)
-        return Part(output, group.indices, group.is_float)
+        return Piece(output, group.indices, group.is_float)
 
-    def _part(self, weight: Weight, group: Group, x: Part) -> LinearPart:
+    def _part(self, weight: Weight, group: Group, x: Piece) -> LinearPart:
         is_float = group.is_float or x.is_float
         is_whole = (len(group.indices), len(x.columns)) == weight.shape
         return LinearPart(
@@ -184,10 +184,10 @@ class _Lowering:
             name = output if count == len(terms) else f"{output}_sum_{count}"
             total = self._graph.node("Add", [total, term], name)
 
-    def _rms_norm(self, operation: RMSNorm, x: list[Part], output: str) -> list[Part]:
+    def _rms_norm(self, operation: RMSNorm, x: list[Piece], output: str) -> list[Piece]:
         return [
-            replace(part, name=self._normalise(operation, part.name, numbered(output, i, len(x))))
-            for i, part in enumerate(x)
+            replace(piece, name=self._normalise(operation, piece.name, numbered(output, i, len(x))))
+            for i, piece in enumerate(x)
         ]
 
     def _normalise(self, operation: RMSNorm, x: str, output: str) -> str:
@@ -202,14 +202,14 @@ class _Lowering:
         weight = graph.constant(name, self._model.weight(name))
         return graph.node("Mul", [divided, weight], output)
 
-    def _swiglu(self, gate: list[Part], up: list[Part], output: str) -> list[Part]:
+    def _swiglu(self, gate: list[Piece], up: list[Piece], output: str) -> list[Piece]:
         made = []
-        for index, (gate_part, up_part) in enumerate(zip(gate, up, strict=True)):
+        for index, (gate_piece, up_piece) in enumerate(zip(gate, up, strict=True)):
             name = numbered(output, index, len(gate))
-            sigmoid = self._graph.node("Sigmoid", [gate_part.name], f"{name}_sigmoid")
-            silu = self._graph.node("Mul", [gate_part.name, sigmoid], f"{name}_silu")
-            product = self._graph.node("Mul", [silu, up_part.name], name)
-            made.append(replace(gate_part, name=product))
+            sigmoid = self._graph.node("Sigmoid", [gate_piece.name], f"{name}_sigmoid")
+            silu = self._graph.node("Mul", [gate_piece.name, sigmoid], f"{name}_silu")
+            product = self._graph.node("Mul", [silu, up_piece.name], name)
+            made.append(replace(gate_piece, name=product))
         return made
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from powerserve.backend.qnn import tensors
 from powerserve.backend.qnn.tensors import ChunkShape
 from powerserve.convert.qnn.onnx_graph import ELEMENT_TYPES, OnnxGraph
-from powerserve.convert.qnn.parts import Part, numbered, suffix
+from powerserve.convert.qnn.pieces import Piece, numbered, suffix
 from powerserve.core.config import ModelConfig
 from powerserve.graph.ops import Attention
 
@@ -29,19 +29,19 @@ class AttentionLowering:
     element_type: np.dtype[np.generic]
     gain: float
 
-    def split_heads(self, x: list[Part], output: str) -> list[Part]:
-        """One part for each head, in order."""
+    def split_heads(self, x: list[Piece], output: str) -> list[Piece]:
+        """One piece for each head, in order."""
         head_dim, heads = self.config.head_dim, []
-        for part in x:
-            columns = part.columns.reshape(-1, head_dim)
+        for piece in x:
+            columns = piece.columns.reshape(-1, head_dim)
             names = [f"{output}_{each[0] // head_dim}" for each in columns]
             heads += [
-                replace(part, name=name, columns=each)
-                for name, each in zip(self._split(part.name, names), columns, strict=True)
+                replace(piece, name=name, columns=each)
+                for name, each in zip(self._split(piece.name, names), columns, strict=True)
             ]
         return sorted(heads, key=lambda head: int(head.columns[0]))
 
-    def rope(self, heads: list[Part], output: str) -> list[Part]:
+    def rope(self, heads: list[Piece], output: str) -> list[Piece]:
         """Every head rotated by its token's position."""
         return [
             replace(head, name=self._rotate(head.name, numbered(output, index, len(heads))))
@@ -49,10 +49,10 @@ class AttentionLowering:
         ]
 
     def attention(
-        self, operation: Attention, q: list[Part], k: list[Part], v: list[Part], output: str
-    ) -> list[Part]:
+        self, operation: Attention, q: list[Piece], k: list[Piece], v: list[Piece], output: str
+    ) -> list[Piece]:
         """The heads' results side by side, in float32; K and V of the batch become outputs."""
-        mixed: list[Part] = []
+        mixed: list[Piece] = []
         heads_per_key_head = len(q) // len(k)
         for index, (key, value) in enumerate(zip(k, v, strict=True)):
             keys = self._keys(operation, key.name, index)
@@ -117,7 +117,7 @@ class AttentionLowering:
         mixed = graph.node("MatMul", [weights, values], f"{output}_mixed")
         return graph.node("Mul", [mixed, factor], output)
 
-    def _join(self, heads: list[Part], output: str) -> list[Part]:
+    def _join(self, heads: list[Piece], output: str) -> list[Piece]:
         """Heads side by side: those that are quantised, and those that stay in floating point."""
         joined = []
         for is_float in (False, True):
@@ -125,10 +125,10 @@ class AttentionLowering:
             if group:
                 name = output + suffix(is_float)
                 columns = np.concatenate([head.columns for head in group])
-                joined.append(Part(self._side_by_side(group, name), columns, is_float, self.gain))
+                joined.append(Piece(self._side_by_side(group, name), columns, is_float, self.gain))
         return joined
 
-    def _side_by_side(self, heads: list[Part], output: str) -> str:
+    def _side_by_side(self, heads: list[Piece], output: str) -> str:
         names = [head.name for head in heads]
         joined = self.graph.node("Concat", names, f"{output}_narrow", axis=-1)
         return self.graph.node("Cast", [joined], output, to=ELEMENT_TYPES[tensors.F32])

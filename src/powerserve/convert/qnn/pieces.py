@@ -8,7 +8,7 @@ from powerserve.convert.qnn.float_parts import Indices
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class Piece:
     """Features `columns` of a value as one tensor [B, len(columns)]: a head, or a precision.
 
     Attributes:
@@ -24,17 +24,17 @@ class Part:
     gain: float = 1.0
 
 
-def whole(value: list[Part]) -> Part:
-    """The only part of a value that is never split, as the residual stream."""
-    (part,) = value
-    return part
+def whole(value: list[Piece]) -> Piece:
+    """The only piece of a value that is never split, as the residual stream."""
+    (piece,) = value
+    return piece
 
 
 def suffix(is_float: bool) -> str:
-    """What tells the names of parts apart."""
+    """What tells the names of pieces apart."""
     return ".float" if is_float else ""
 
 
 def numbered(name: str, index: int, count: int) -> str:
-    """The name of one of `count` parts."""
+    """The name of one of `count` pieces."""
     return name if count == 1 else f"{name}_{index}"

@@ -114,7 +114,7 @@ def test_licences_of_all_packages_are_there(contents: dict[str, tarfile.TarInfo]
 def test_the_same_inputs_give_the_same_bytes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Built twice in different folders, from packages and libraries that are in the user's cache."""
+    """Built twice in different folders, from packages and libraries in the user's cache."""
     cached = real_bundle().parents[2]
     sources = tmp_path / "powerserve"
     shutil.copytree(bundle_build.PACKAGE_FOLDER, sources)  # somebody may be editing them

@@ -150,9 +150,11 @@ def test_an_answer_is_the_hosts(root: Path) -> None:
 # ---- starting ------------------------------------------------------------------------------------
 
 
-def test_arguments_arrive_as_they_are(root: Path) -> None:
-    done = on_device(root, PYTHON, "-c", "import sys; print(sys.argv[1:])", *HOSTILE)
-    assert done.stdout == f"{HOSTILE}\n"
+@pytest.mark.parametrize("shell", [("sh",), ("busybox", "sh")], ids=["mksh", "ash"])
+def test_arguments_arrive_as_they_are(root: Path, shell: tuple[str, ...]) -> None:
+    argv = [*shell, PYTHON, "-c", "import sys; print(sys.argv[1:])", *HOSTILE]
+    done = run_on(CPUS[0], [f"/system/bin/{argv[0]}", *argv[1:]], root)
+    assert done.stdout.decode() == f"{HOSTILE}\n", done.stderr
 
 
 def test_errors_are_sentences_with_their_status(root: Path) -> None:

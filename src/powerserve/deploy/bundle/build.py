@@ -64,9 +64,10 @@ class Parts:
     ndk: Path | None = None
 
     @property
-    def has_npu_helper(self) -> bool:
-        """Whether the NPU helper goes along: it needs the NDK, as Qualcomm's libraries do."""
-        return self.target.has_npu and self.ndk is not None
+    def helper_ndk(self) -> Path | None:
+        """What compiles the NPU helper, None if it does not go along: it is for Android's own C
+        library, as Qualcomm's libraries are."""
+        return self.ndk if self.target.has_npu else None
 
 
 def build_bundle(
@@ -78,27 +79,34 @@ def build_bundle(
         BundleError: a compiler or package is missing, or the result would not run.
         BackendError: ggml does not compile.
         DownloadError: ggml's source cannot be fetched.
-        UsageError: the output cannot be written.
+        UsageError: the output, or the cache, cannot be written.
     """
     options = options or BundleOptions()
     parts = Parts(target, toolchain_for(target, options.ndk), options.ndk)
     folder = cache_folder() / "deploy" / "bundles"
-    name = f"powerserve-{powerserve.__version__}-{target.name}.tar.gz"
-    archive = folder / f"{target.name}-{input_hash(parts)[:16]}" / name
-    folder.mkdir(parents=True, exist_ok=True)
-    with exclusive_lock(
-        folder / "lock", waiting=lambda: progress.note("waiting for another build")
-    ):
-        if options.force:
-            debian.forget_packages()
-        if options.force or not archive.exists():
-            _build(parts, archive, progress)
-            _remove_old(folder, target, archive.parent)
+    with file_errors(f"a bundle cannot be built in {folder}"):
+        archive = _cached(parts, folder, options.force, progress)
     if options.output is None:
         return archive
     with file_errors(f"cannot write {options.output}"):
         atomic.write_bytes(options.output, archive.read_bytes())
     return options.output
+
+
+def _cached(parts: Parts, folder: Path, force: bool, progress: Progress) -> Path:
+    """The archive in the cache, built if it is not there or if `force` asks for it."""
+    name = f"powerserve-{powerserve.__version__}-{parts.target.name}.tar.gz"
+    archive = folder / f"{parts.target.name}-{input_hash(parts)[:16]}" / name
+    folder.mkdir(parents=True, exist_ok=True)
+    with exclusive_lock(
+        folder / "lock", waiting=lambda: progress.note("waiting for another build")
+    ):
+        if force:
+            debian.forget_packages()
+        if force or not archive.exists():
+            _build(parts, archive, progress)
+            _remove_old(folder, parts.target, archive.parent)
+    return archive
 
 
 def input_hash(parts: Parts) -> str:
@@ -107,8 +115,8 @@ def input_hash(parts: Parts) -> str:
     settings: list[object] = [asdict(parts.target), PACKAGE_VERSION, recipes]
     digest = hashlib.sha256()
     sources = sorted(path for path in PACKAGE_FOLDER.rglob("*") if path.is_file())
-    if parts.has_npu_helper and parts.ndk is not None:
-        settings.append(ndk_revision(parts.ndk))
+    if parts.helper_ndk is not None:
+        settings.append(ndk_revision(parts.helper_ndk))
         sources.append(helper_source())
     digest.update(json.dumps(settings).encode())
     for path in sources:
@@ -129,8 +137,8 @@ def _build(parts: Parts, archive: Path, progress: Progress) -> None:
             _add_python(root, progress)
         _add_start(root, parts.target)
         _check(root, parts.toolchain)
-        if parts.has_npu_helper and parts.ndk is not None:
-            _add_npu_helper(root / "npu", parts.ndk)
+        if parts.helper_ndk is not None:
+            _add_npu_helper(root / "npu", parts.helper_ndk)
         _describe(root, parts)
         archive.parent.mkdir(exist_ok=True)
         write_archive(root, archive, progress)

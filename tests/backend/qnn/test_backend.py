@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from batches import Tokens, batch_of, shape_of
-from powerserve.backend.base import Batch, Cache, StepInterrupted, StepShape
+from powerserve.backend.base import Batch, Cache, StepInterrupted, StepShape, Weights
 from powerserve.backend.ggml.backend import GgmlBackend, GgmlOptions
 from powerserve.backend.qnn.backend import QnnBackend, QnnModel
 from powerserve.backend.qnn.splitting import Run, split
@@ -20,6 +20,7 @@ from powerserve.core.errors import (
     BackendError,
     ConfigError,
     MemoryLimitError,
+    ModelFileError,
     UnsupportedModelError,
 )
 from powerserve.graph.observe import observe_inputs
@@ -63,14 +64,18 @@ Load = Callable[..., QnnModel]
 
 @pytest.fixture
 def load(host: GgmlBackend, tmp_path: Path) -> Iterator[Load]:
-    """Load a file into the NPU backend; keywords go to `npu_folder`."""
+    """Load a file into the NPU backend; keywords go to `npu_folder`.
+
+    `weights` are those of the compiled graphs, if the file has not all of them.
+    """
     models: list[QnnModel] = []
 
-    def load(file: GGUFFile, **changes: object) -> QnnModel:
-        config = config_from_metadata(file.metadata, file.tensors)
+    def load(file: GGUFFile, weights: Weights | None = None, **changes: object) -> QnnModel:
+        weights = weights or file.tensors
+        config = config_from_metadata(file.metadata, weights)
         graph = build_graph(config)
         folder = npu_folder(tmp_path / "qnn", config, **changes)  # type: ignore[arg-type]
-        backend = QnnBackend(folder, ReferenceRuntime(config, graph, file.tensors), host)
+        backend = QnnBackend(folder, ReferenceRuntime(config, graph, weights), host)
         models.append(backend.load(config, graph, file.tensors))
         return models[-1]
 
@@ -199,6 +204,20 @@ def test_the_hidden_states_can_be_observed(llama: GGUFFile, load: Load) -> None:
     )
     expected.run(batch)
     assert_close(executable.observed()[HIDDEN], expected.observed()[HIDDEN])
+
+
+def test_with_an_lm_head_the_file_may_have_embeddings_only(llama: GGUFFile, load: Load) -> None:
+    batch = steps_of_all_kinds()[0]
+    expected = reference_logits(llama, batch)
+    complete = dict(llama.tensors)
+    llama.tensors = {"token_embd.weight": complete["token_embd.weight"]}
+    model = load(llama, weights=complete)
+    executable = model.compile(ANY_SHAPE, model.new_cache(NUM_CELLS, dtypes.F16))
+    assert_close(executable.run(batch), expected)
+    with pytest.raises(BackendError, match=r"no output_norm\.weight, so texts cannot be embedded"):
+        executable.observed()
+    with pytest.raises(ModelFileError, match=r"no tensor output_norm\.weight"):
+        load(llama, weights=complete, lm_head=False)
 
 
 def test_a_profile_names_every_part_of_a_step(llama: GGUFFile, load: Load) -> None:

@@ -29,6 +29,7 @@ from powerserve.backend.qnn.positions import PositionTables
 from powerserve.backend.qnn.runtime.base import Runtime
 from powerserve.backend.qnn.system_prompt import SystemPrompt, read_system_prompt
 from powerserve.backend.reference.dequantise import dequantise
+from powerserve.backend.reference.operations import rms_norm
 from powerserve.core import dtypes
 from powerserve.core.config import ModelConfig
 from powerserve.core.dtypes import DType
@@ -131,7 +132,7 @@ class QnnModel(LoadedModel):
         self.bias = AttentionBias(
             files.cache_size, files.model_parameters.attention_mask_value, self.num_front
         )
-        self.norm_weight = dequantise(weights[placement.norm.weight.name])
+        self._norm_weight = weights.get(placement.norm.weight.name)
         self.weights_bytes = backend.folder.size_bytes
         chunks = graphs.chunks[files.batch_sizes[0]]
         self._buffers = CacheBuffers([chunk.cached for chunk in chunks])
@@ -139,6 +140,18 @@ class QnnModel(LoadedModel):
         self._front = system_prompt.front
         self._host_output: GgmlOutputLayer | None = None
         self.output_layer = self._make_output_layer(backend.host, weights)
+
+    def normed(self, hidden: FloatArray) -> FloatArray:
+        """The final norm on the CPU: hidden [N, D] after the last layer -> [N, D].
+
+        Raises BackendError if the model's file has embeddings only.
+        """
+        norm = self.placement.norm
+        if self._norm_weight is None:
+            raise BackendError(
+                f"the model's file has no {norm.weight.name}, so texts cannot be embedded"
+            )
+        return rms_norm(hidden, dequantise(self._norm_weight), norm.eps)
 
     def new_cache(self, num_cells: int, dtype: DType) -> QnnCache:
         """A cache of cells; with several, each change from one to another copies both.

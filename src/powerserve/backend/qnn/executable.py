@@ -19,7 +19,6 @@ from powerserve.backend.qnn.cache import QnnCache
 from powerserve.backend.qnn.chunks import Chunk
 from powerserve.backend.qnn.runtime.base import Array
 from powerserve.backend.qnn.splitting import Run, split
-from powerserve.backend.reference.operations import rms_norm
 
 if TYPE_CHECKING:
     from powerserve.backend.qnn.backend import QnnModel
@@ -48,7 +47,7 @@ class QnnExecutable(Executable):
         name = model.placement.observed_name
         if name is None:
             return {}
-        return {name: rms_norm(self._hidden, model.norm_weight, model.placement.norm.eps)}
+        return {name: model.normed(self._hidden)}
 
     def _run(self, batch: Batch, stopwatch: _Stopwatch) -> FloatArray:
         model, rows = self._model, batch.output_rows

@@ -57,5 +57,5 @@ class Placement:
         )
 
     def host_graph(self, has_lm_head: bool) -> Graph:
-        """The nodes whose weights the host needs; the norm's in any case, to be observed."""
-        return Graph(nodes=list(self.nodes[:-1] if has_lm_head else self.nodes))
+        """The nodes whose weights the host cannot do without."""
+        return Graph(nodes=list(self.nodes[:2] if has_lm_head else self.nodes))

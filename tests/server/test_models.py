@@ -100,12 +100,27 @@ def gib(models: Path, context: int, count: float) -> str:
         "x" * 5000,
         "C:\\secret.gguf",
         "a+../secret.gguf",
+        "..%2fsecret.gguf",
+        "%2e%2e/secret.gguf",
+        "..\\secret.gguf",
+        "~/secret.gguf",
     ],
 )
 def test_no_name_leads_out_of_the_folder(http: httpx.Client, name: str) -> None:
     reply = ask(http, model=name)
     assert reply.status_code == 404, reply.text
     assert reply.json()["error"]["code"] == "model_not_found"
+
+
+def test_links_in_the_folder_are_the_operator_s(http: httpx.Client, models: Path) -> None:
+    """What they lead to is served, by their name; what lies beside that is not."""
+    (models / "link.gguf").symlink_to(models.parent / "secret.gguf")
+    (models / "beside").symlink_to(models.parent)
+    assert ask(http, model="link").status_code == 200
+    for name in ("link/../../secret", "beside/../secret.gguf", "link.gguf/../secret.gguf"):
+        assert ask(http, model=name).status_code == 404, name
+    (models / "link.gguf").unlink()
+    (models / "beside").unlink()
 
 
 def test_paths_need_an_option(models: Path) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -49,6 +51,33 @@ def test_a_key_is_needed(stranger: httpx.Client) -> None:
     assert stranger.get("/metrics").status_code == 401
     assert stranger.get("/nowhere").status_code == 401  # tells nothing about what exists
     assert stranger.get("/health").status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("path", "type_of_error"),
+    [
+        ("/v1/messages", lambda body: body["error"]["type"] == "authentication_error"),
+        ("/v1/responses", lambda body: body["error"]["type"] == "authentication_error"),
+        ("/api/chat", lambda body: "API key" in body["error"]),
+        ("/api/pull", lambda body: "API key" in body["error"]),
+    ],
+)
+def test_a_wrong_key_in_each_family_s_words(
+    stranger: httpx.Client, path: str, type_of_error: Callable[[Any], bool]
+) -> None:
+    wrong = "first-kez"
+    basic = base64.b64encode(b"first-key:").decode()
+    for headers in (
+        {"authorization": f"Bearer {wrong}"},
+        {"authorization": f"Bearer {wrong}", "x-api-key": "first-key"},  # which one is meant?
+        {"authorization": f"Basic {basic}"},
+        {"authorization": "first-key"},
+        {"x-api-key": f"first-key,{wrong}"},
+        {"x-api-key": "FIRST-KEY"},
+        {"cookie": "x-api-key=first-key"},
+    ):
+        reply = stranger.post(f"{path}?api_key=first-key", json=HELLO, headers=headers)
+        assert reply.status_code == 401 and type_of_error(reply.json()), headers
 
 
 def test_either_key_opens(stranger: httpx.Client) -> None:

@@ -150,6 +150,18 @@ def test_markup_in_an_answer_is_text(page: ChatPage, stub: ChatStub) -> None:
         assert piece in shown
 
 
+def test_names_of_models_stay_text(browser: webdriver.Chrome, stub: ChatStub) -> None:
+    """Whoever can write a file into the folder of models chooses its name."""
+    names = ('<img src=x onerror="document.title = 1">', '"></option><script>document.title=2//')
+    stub.models = names
+    page = ChatPage(browser, stub.url)
+    assert page.texts("#model option") == list(names)
+    assert page.all("#model img") == page.all("header script") == []
+    page.ask("Hi")
+    assert page.browser.title == "PowerServe"
+    assert stub.bodies[-1]["model"] in names
+
+
 MARKDOWN = """Some *slanted*, **bold**, ***both***, ~~struck~~ and `co*d*e` words, 2 * 3 * 4, a_b_c.
 
 1. one

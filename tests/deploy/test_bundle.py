@@ -86,6 +86,7 @@ def test_the_manifest_lists_every_file_with_its_digest() -> None:
     assert manifest["files"] == digests
     assert manifest["version"] == powerserve.__version__
     assert manifest["target"] == "android-glibc"
+    assert any(package.startswith("libc6 2.") for package in manifest["debian_packages"])
 
 
 def test_it_holds_what_runs_and_nothing_idle(contents: dict[str, tarfile.TarInfo]) -> None:
@@ -95,7 +96,8 @@ def test_it_holds_what_runs_and_nothing_idle(contents: dict[str, tarfile.TarInfo
     assert "lib/packages/powerserve/cli/run.pyc" in contents
     paths = [PurePosixPath(name) for name in contents]
     assert not [path for path in paths if path.suffix in (".py", ".pyi", ".h", ".a")]
-    assert not [path for path in paths if path.name in ("tests", "pip", "idlelib", "RECORD")]
+    idle = {"__pycache__", "tests", "pip", "idlelib", "RECORD"}
+    assert not [path for path in paths if path.name in idle]
 
 
 def test_licences_of_all_packages_are_there(contents: dict[str, tarfile.TarInfo]) -> None:
@@ -176,7 +178,7 @@ def test_an_ndk_adds_the_npu_helper(
 ) -> None:
     require_build_tools()
     replace_pip(tmp_path, monkeypatch)
-    monkeypatch.setattr("powerserve.deploy.bundle.build._add_python", lambda root, progress: None)
+    monkeypatch.setattr("powerserve.deploy.bundle.build._add_python", lambda root, progress: [])
     archive = build_bundle(DEFAULT_TARGET, BundleOptions(ndk=make_ndk(tmp_path)))
     with tarfile.open(archive) as file:
         assert file.getmember("npu/powerserve-npu-helper").mode == 0o755
@@ -210,6 +212,14 @@ def test_wheels_of_other_content_are_refused(
     monkeypatch.setattr(wheels, "REQUIREMENTS", changed)
     with pytest.raises(BundleError, match="cannot be fetched: ERROR"):
         wheels.install_wheels(tmp_path / "packages")
+
+
+def test_a_damaged_package_is_an_error(tmp_path: Path) -> None:
+    require_build_tools()
+    path = tmp_path / "zlib1g_1_arm64.deb"
+    path.write_bytes(b"!<arch>\n" + bytes(100))
+    with pytest.raises(BundleError, match="damaged; `--force` fetches it again"):
+        list(debian.files_in(path))
 
 
 def test_tools_that_are_missing_are_named(

@@ -25,8 +25,8 @@ from powerserve.deploy.bundle.archive import write_archive, write_manifest
 from powerserve.deploy.bundle.bytecode import compile_python
 from powerserve.deploy.bundle.cross_ggml import build_levels, recipe_for
 from powerserve.deploy.bundle.elf_check import check_elf_files
-from powerserve.deploy.bundle.python_runtime import PYTHON, add_system_libraries, unpack_python
-from powerserve.deploy.bundle.target import ANDROID_PAGE_BYTES, Target
+from powerserve.deploy.bundle.python_runtime import PYTHON, add_python, fetch_python
+from powerserve.deploy.bundle.target import ANDROID_PAGE_BYTES, MACHINE, Target
 from powerserve.deploy.bundle.toolchain import (
     ANDROID_LIBRARIES,
     Toolchain,
@@ -42,7 +42,6 @@ from powerserve.storage.progress import SILENT, Progress
 
 PACKAGE_FOLDER = Path(powerserve.__file__).parent
 START_FOLDER = Path(__file__).parent / "start"
-MACHINE = "aarch64"
 NUM_KEPT = 3  # bundles per target in the cache
 
 
@@ -133,13 +132,12 @@ def _build(parts: Parts, archive: Path, progress: Progress) -> None:
         for level, libraries in levels.items():
             shutil.copytree(libraries, root / "ggml" / level.name)
         _add_package(root / "lib/packages")
-        if parts.target.has_python:
-            _add_python(root, progress)
+        packages = _add_python(root, progress) if parts.target.has_python else []
         _add_start(root, parts.target)
         _check(root, parts.toolchain)
         if parts.helper_ndk is not None:
             _add_npu_helper(root / "npu", parts.helper_ndk)
-        _describe(root, parts)
+        _describe(root, parts, packages)
         archive.parent.mkdir(exist_ok=True)
         write_archive(root, archive, progress)
 
@@ -162,13 +160,15 @@ def _add_package(packages: Path) -> None:
     shutil.copytree(PACKAGE_FOLDER, packages / "powerserve", ignore=unwanted)
 
 
-def _add_python(root: Path, progress: Progress) -> None:
-    home, licences = root / "lib/python", root / "licences"
+def _add_python(root: Path, progress: Progress) -> list[str]:
+    """Add Python and all packages; returns which revisions of Debian's they are."""
     progress.note("fetching Python packages")
     install_wheels(root / "lib/packages")
-    unpack_python(root, licences, progress)
-    add_system_libraries(root / "lib/system", root, licences, progress)
+    packages = fetch_python(progress)
+    add_python(root, packages)
+    home = root / "lib/python"
     compile_python(root, home, [home / "lib" / PYTHON, root / "lib/packages"], progress)
+    return [debian.version_of(package) for package in packages]
 
 
 def _add_start(root: Path, target: Target) -> None:
@@ -201,7 +201,7 @@ def _check(root: Path, toolchain: Toolchain) -> None:
     )
 
 
-def _describe(root: Path, parts: Parts) -> None:
+def _describe(root: Path, parts: Parts, packages: list[str]) -> None:
     write_manifest(
         root,
         {
@@ -209,6 +209,7 @@ def _describe(root: Path, parts: Parts) -> None:
             "target": parts.target.name,
             "ggml": PACKAGE_VERSION,
             "compiler": parts.toolchain.description,
+            "debian_packages": packages,
         },
     )
 

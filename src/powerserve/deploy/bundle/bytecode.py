@@ -6,7 +6,6 @@ packages, reading the standard library of the bundle itself.
 
 from __future__ import annotations
 
-import os
 import subprocess
 import tempfile
 from pathlib import Path, PurePosixPath
@@ -48,8 +47,8 @@ def compile_python(root: Path, home: Path, folders: list[Path], progress: Progre
     with tempfile.TemporaryDirectory(dir=root.parent) as scratch:
         command = _unpack_compiler(packages, Path(scratch))
         done = subprocess.run(
-            [*command, "-S", "-c", _PROGRAM, str(root), *map(str, folders)],
-            env=os.environ | {"PYTHONHOME": str(home), "PYTHONHASHSEED": "0", "LC_ALL": "C.UTF-8"},
+            [*command, "-B", "-S", "-c", _PROGRAM, str(root), *map(str, folders)],
+            env={"PYTHONHOME": str(home), "PYTHONHASHSEED": "0", "LC_ALL": "C.UTF-8"},
             capture_output=True,
             text=True,
             check=False,

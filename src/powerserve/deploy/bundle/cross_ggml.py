@@ -23,6 +23,7 @@ from powerserve.backend.ggml.native_build import COMPILER_VARIABLES, Recipe
 from powerserve.core.errors import BundleError
 from powerserve.deploy.bundle.elf_check import check_elf_files
 from powerserve.deploy.bundle.ggml_source import fetch_ggml_source
+from powerserve.deploy.bundle.target import MACHINE
 from powerserve.deploy.bundle.toolchain import Toolchain
 from powerserve.storage import atomic
 from powerserve.storage.cache_folder import cache_folder
@@ -111,7 +112,7 @@ def _accept(folder: Path, toolchain: Toolchain) -> None:
         shutil.copy(toolchain.runtime_library, folder)
     check_elf_files(
         folder,
-        machine="aarch64",
+        machine=MACHINE,
         system_libraries=toolchain.system_libraries or C_LIBRARIES,
         min_alignment=toolchain.min_alignment,
     )

@@ -24,7 +24,6 @@ SUITE = "trixie"
 MIRROR = "http://deb.debian.org/debian"  # signed, so that plain HTTP is safe
 SECURITY_MIRROR = "http://deb.debian.org/debian-security"
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
-APT_TIMEOUT_S = 900
 _HOST_SETTINGS = ("Acquire::http", "Acquire::Check-", "Acquire::Retries", "Acquire::ForceIPv")
 
 
@@ -54,22 +53,31 @@ def forget_packages() -> None:
 
 
 def files_in(package: Path) -> Iterator[tuple[str, tarfile.TarInfo, bytes]]:
-    """The files of a `.deb`: path without leading `./`, entry and content (none for links)."""
+    """The files of a `.deb`: path without leading `./`, entry and content (none for links).
+
+    Raises:
+        BundleError: the package is damaged.
+    """
     command = ["dpkg-deb", "--fsys-tarfile", str(package)]
-    with (
-        subprocess.Popen(command, stdout=subprocess.PIPE) as process,
-        tarfile.open(fileobj=process.stdout, mode="r|") as archive,
-    ):
-        for entry in archive:
-            content = archive.extractfile(entry) if entry.isreg() else None
-            if not entry.isdir():
-                yield entry.name.removeprefix("./"), entry, content.read() if content else b""
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        try:
+            with tarfile.open(fileobj=process.stdout, mode="r|") as archive:
+                yield from _files(archive)
+        except tarfile.TarError:
+            raise BundleError(f"{package} is damaged; `--force` fetches it again") from None
 
 
 def version_of(package: Path) -> str:
     """`libc6_2.41-12_arm64.deb` -> `libc6 2.41-12`, without the epoch's escape."""
     name, version, _ = package.name.split("_")
     return f"{name} {version.replace('%3a', ':')}"
+
+
+def _files(archive: tarfile.TarFile) -> Iterator[tuple[str, tarfile.TarInfo, bytes]]:
+    for entry in archive:
+        content = archive.extractfile(entry) if entry.isreg() else None
+        if not entry.isdir():
+            yield entry.name.removeprefix("./"), entry, b"" if content is None else content.read()
 
 
 def _root() -> Path:
@@ -151,7 +159,6 @@ def _apt(arguments: list[str], configuration: Path, folder: Path) -> None:
         env=environment,
         capture_output=True,
         text=True,
-        timeout=APT_TIMEOUT_S,
         check=False,
     )
     if done.returncode != 0:

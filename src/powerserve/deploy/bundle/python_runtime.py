@@ -13,20 +13,20 @@ from pathlib import Path, PurePosixPath
 
 from powerserve.core.errors import BundleError
 from powerserve.deploy.bundle import debian
-from powerserve.deploy.bundle.elf import ElfFile, is_elf, read_elf
+from powerserve.deploy.bundle.elf import ElfFile, read_elf
 from powerserve.deploy.bundle.elf_check import elf_files
-from powerserve.deploy.bundle.wheels import is_idle
+from powerserve.deploy.bundle.wheels import PYTHON_VERSION, is_idle
 from powerserve.storage.progress import Progress
 
-PYTHON = "python3.13"
+PYTHON = f"python{PYTHON_VERSION}"
 LOADER = "ld-linux-aarch64.so.1"
-ARCHITECTURE = "arm64"
-PYTHON_PACKAGES = (f"{PYTHON}-minimal", f"lib{PYTHON}-minimal", f"lib{PYTHON}-stdlib")
-MODULE_PACKAGES = ("python3-numpy",)
-LIBRARY_PACKAGES = (
+PACKAGES = (
+    *(f"{PYTHON}-minimal", f"lib{PYTHON}-minimal", f"lib{PYTHON}-stdlib", "python3-numpy"),
+    # Of these, only the libraries that something needs.
     *("libblas3", "libc6", "libexpat1", "libffi8", "libgcc-s1", "libgfortran5", "liblapack3"),
     *("libssl3t64", "libstdc++6", "libzstd1", "zlib1g"),
 )
+_ARCHITECTURE = "arm64"
 _LIBRARY_FOLDER = PurePosixPath("usr/lib/aarch64-linux-gnu")
 # Loaded by name while Python runs, so that no file lists it: the unwinder that ends threads.
 LOADED_BY_NAME = ("libgcc_s.so.1",)
@@ -42,50 +42,57 @@ _IDLE_MODULES = frozenset(
 _IDLE_EXTENSIONS = ("_test", "_ctypes_test", "_xxtest", "xxlimited", "xxsubtype", "_codecs_")
 
 
-def unpack_python(root: Path, licences: Path, progress: Progress) -> None:
-    """Put the interpreter and its standard library into lib/python below `root`, as PYTHONHOME
-    expects them, and the modules that come from Debian into lib/packages.
+def fetch_python(progress: Progress) -> list[Path]:
+    """Debian's packages that the bundle's Python is made of. Raises BundleError."""
+    return debian.fetch_packages(PACKAGES, _ARCHITECTURE, progress)
+
+
+def add_python(bundle: Path, packages: list[Path]) -> None:
+    """Add the interpreter, its library, numpy, and what the bundle's files need of the system.
+
+    Below `bundle` that is lib/python (PYTHONHOME), lib/packages, lib/system, and the packages'
+    licences. Extension modules of the standard library whose libraries are in none of the packages
+    are left out.
 
     Raises:
-        BundleError: a package cannot be fetched.
+        BundleError: a package is damaged, or lacks what must be in it.
     """
-    names = PYTHON_PACKAGES + MODULE_PACKAGES
-    for package in debian.fetch_packages(names, ARCHITECTURE, progress):
-        for name, entry, content in debian.files_in(package):
-            if entry.isreg() and (place := _place(PurePosixPath(name))) is not None:
-                _write(root / "lib" / place, content, entry.mode)
-        _keep_licence(package, licences)
-
-
-def add_system_libraries(folder: Path, bundle: Path, licences: Path, progress: Progress) -> None:
-    """Copy the loader and all libraries that the files of `bundle` need into `folder`.
-
-    Extension modules of the standard library whose libraries are not in our packages are removed.
-
-    Raises:
-        BundleError: a package cannot be fetched, or lacks a library.
-    """
-    packages = debian.fetch_packages(LIBRARY_PACKAGES, ARCHITECTURE, progress)
-    folder.mkdir(parents=True)
     with tempfile.TemporaryDirectory(dir=bundle.parent) as scratch:
-        providers = _unpack_libraries(packages, Path(scratch))
+        libraries = Path(scratch)
+        for package in packages:
+            _unpack(package, bundle, libraries)
+        providers = _by_soname(libraries)
         _remove_modules_without(bundle, set(providers))
+        system = bundle / "lib/system"
+        system.mkdir(parents=True)
         for name in sorted(_needed_libraries(bundle, providers)):
-            shutil.copy(Path(scratch) / name, folder / name)
-    for package in packages:
-        _keep_licence(package, licences)
+            shutil.copy(libraries / name, system / name)
+
+
+def _unpack(package: Path, bundle: Path, libraries: Path) -> None:
+    """Put the package's files where they belong, and all its shared libraries into one folder."""
+    for name, entry, content in debian.files_in(package):
+        path = PurePosixPath(name)
+        if not entry.isreg():
+            continue
+        if _LIBRARY_FOLDER in path.parents:
+            _write(libraries / path.name, content, 0o755)
+        elif (place := _place(path)) is not None:
+            _write(bundle / place, content, entry.mode)
 
 
 def _place(path: PurePosixPath) -> Path | None:
-    """Where a file of Debian's packages belongs below the bundle's lib, if it is wanted."""
+    """Where a file of Debian's packages belongs in the bundle, if it is wanted."""
     match path.parts:
+        case ("usr", "share", "doc", package, "copyright"):
+            return Path("licences", package, "copyright")
         case ("usr", "bin", name) if name == PYTHON:
-            return Path("python/bin", name)
+            return Path("lib/python/bin", name)
         case ("usr", "lib", "python3", "dist-packages", *inner) if not is_idle(path):
-            return Path("packages", *inner)
+            return Path("lib/packages", *inner)
         case ("usr", "lib", folder, first, *_) if folder == PYTHON and first not in _IDLE_MODULES:
             is_idle_module = first == "lib-dynload" and path.name.startswith(_IDLE_EXTENSIONS)
-            return None if is_idle_module else Path("python", *path.parts[1:])
+            return None if is_idle_module else Path("lib/python", *path.parts[1:])
     return None
 
 
@@ -95,18 +102,13 @@ def _write(path: Path, content: bytes, mode: int) -> None:
     path.chmod(mode & 0o777)
 
 
-def _unpack_libraries(packages: list[Path], folder: Path) -> dict[str, ElfFile]:
-    """Write the packages' libraries under the names they are loaded by; returns name -> file."""
+def _by_soname(folder: Path) -> dict[str, ElfFile]:
+    """Rename the libraries to what they are loaded by; returns name -> file."""
     found = {}
-    for package in packages:
-        for name, entry, content in debian.files_in(package):
-            if not entry.isreg() or _LIBRARY_FOLDER not in PurePosixPath(name).parents:
-                continue
-            path = folder / PurePosixPath(name).name
-            _write(path, content, 0o755)
-            if is_elf(path) and (file := read_elf(path)).soname is not None:
-                path.replace(folder / file.soname)
-                found[file.soname] = file
+    for path, file in elf_files(folder).items():
+        if file.soname is not None:
+            path.replace(folder / file.soname)
+            found[file.soname] = file
     return found
 
 
@@ -129,11 +131,3 @@ def _needed_libraries(bundle: Path, providers: dict[str, ElfFile]) -> set[str]:
     if absent := wanted - providers.keys():
         raise BundleError(f"Debian's packages hold no {', '.join(sorted(absent))}")
     return wanted
-
-
-def _keep_licence(package: Path, licences: Path) -> None:
-    for name, entry, content in debian.files_in(package):
-        if entry.isreg() and PurePosixPath(name).name == "copyright":
-            folder = licences / package.name.partition("_")[0]
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / "copyright").write_bytes(content)

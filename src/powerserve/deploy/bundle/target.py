@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from powerserve.core.errors import UsageError
 
+MACHINE = "aarch64"  # all of them
 ANDROID_PAGE_BYTES = 16384  # Android 15 devices may have pages of this size
 
 

@@ -17,7 +17,6 @@ from powerserve.core.errors import BundleError
 REQUIREMENTS = Path(__file__).with_name("device-requirements.txt")
 PYTHON_VERSION = "3.13"
 NEWEST_GLIBC_MINOR = 41  # of the glibc 2 in the bundle
-PIP_TIMEOUT_S = 1800
 # Tests, headers for compilers, type stubs, tools that only developers use, and an installer's
 # notes (which differ from one installation to the next).
 _IDLE_FOLDERS = frozenset({"tests", "f2py", "include", "distutils", "_pyinstaller"})
@@ -39,7 +38,6 @@ def install_wheels(folder: Path) -> None:
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=PIP_TIMEOUT_S,
         check=False,
     )
     if done.returncode != 0:

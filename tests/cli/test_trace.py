@@ -120,6 +120,14 @@ def test_the_model_is_not_overwritten(tiny: Path, capsys: pytest.CaptureFixture[
     assert tiny.read_bytes() == before
 
 
+def test_a_server_overwrites_no_model_either(tiny: Path, tmp_path: Path) -> None:
+    """Not even one that it would load later."""
+    other = tmp_path / "other.gguf"
+    other.write_bytes(tiny.read_bytes())
+    assert status_of("serve", "-d", tmp_path, "--port", "0", "--trace", other) == 2
+    assert other.read_bytes() == tiny.read_bytes()
+
+
 def test_a_folder_that_is_not_there(
     tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -102,3 +102,29 @@ def test_off_is_one_object_that_does_nothing() -> None:
     with tracing(None) as tracer:
         assert tracer is NO_TRACER
         assert tracer.span("a") is tracer.span("b", tokens=1)
+
+
+def test_nothing_but_a_trace_is_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    for content in (b"GGUF", b"[]", b'[\n{"name":"Ann"}]', b"\0"):
+        path.write_bytes(content)
+        with pytest.raises(UsageError, match="is no trace"):
+            TraceFile(path)
+        assert path.read_bytes() == content
+    path.write_bytes(b"")
+    for name in ("first", "second"):
+        with tracing(path) as tracer, tracer.span(name):
+            pass
+        assert [span["name"] for span in events_of(path, "X")] == [name]
+
+
+def test_a_trace_that_is_full_ends(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "trace.json"
+    trace = TraceFile(path, max_bytes=1000)
+    for _ in range(1000):
+        trace.add("tokens", 1)
+    trace.close()
+    assert 1000 <= path.stat().st_size < 1200
+    totals = [event["args"]["total"] for event in events_of(path, "C")]
+    assert totals == list(range(1, len(totals) + 1))
+    assert [record.message.split(" is ")[1][:4] for record in caplog.records] == ["full"]

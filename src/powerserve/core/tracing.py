@@ -7,6 +7,7 @@ Perfetto (https://ui.perfetto.dev) and chrome://tracing show such files. Source 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import threading
 from collections.abc import Iterator
@@ -17,8 +18,16 @@ from typing import BinaryIO, Protocol
 
 from powerserve.core.errors import UsageError
 
+MAX_BYTES = 1 << 30
+"""How large a trace may become: more than a million steps, and what viewers can still open."""
+
 GENERATED_TOKENS = "#generated-token"
 """The counter of generated tokens, under the name that the original's traces give it."""
+
+_OPENING = "[\n"
+_BEGINNING = f'{_OPENING}{{"name":"process_name"'.encode()
+
+logger = logging.getLogger("powerserve.trace")
 
 
 class Tracer(Protocol):
@@ -55,22 +64,28 @@ class TraceFile:
 
     Not written to a temporary name: of a process that was killed, what is there can still be read
     by trace viewers, which do not insist on the closing bracket. A disk that is full ends the trace
-    and not the work; `close` tells.
+    and not the work; `close` tells. So does a trace that is as large as it may be, which is logged.
     """
 
-    def __init__(self, path: Path) -> None:
-        """Begin the file `path`, replacing what was there. Raises UsageError."""
+    def __init__(self, path: Path, *, max_bytes: int = MAX_BYTES) -> None:
+        """Begin the file `path`, replacing a trace that was there.
+
+        Raises UsageError if it cannot be written, or is something else.
+        """
         self._path = path
         self._error: OSError | None = None
         self._totals: dict[str, int] = {}
         self._threads: set[int] = set()
         self._process = os.getpid()
         self._start_ns = perf_counter_ns()
+        self._num_bytes = 0
+        self._max_bytes = max_bytes
+        _check_replaceable(path)
         try:
             self._file: BinaryIO = path.open("wb")
         except OSError as error:
             raise UsageError(f"the trace {path} cannot be written: {error.strerror}") from None
-        self._write("[\n" + self._metadata("process_name", 0, "powerserve"))
+        self._write(_OPENING + self._metadata("process_name", 0, "powerserve"))
 
     def span(self, name: str, **details: int) -> AbstractContextManager[None]:
         """The time until the context ends, in the thread that began it."""
@@ -101,6 +116,8 @@ class TraceFile:
 
     def _append(self, start: str, time_ns: int, details: dict[str, int]) -> None:
         """Add an event, whose JSON text begins with `start`: encoding objects takes far longer."""
+        if self._num_bytes >= self._max_bytes:
+            return
         thread = threading.get_ident()
         if thread not in self._threads:
             self._threads.add(thread)
@@ -110,6 +127,8 @@ class TraceFile:
         arguments = ",".join([f'"{name}":{value}' for name, value in details.items()])
         place = f'"pid":{self._process},"tid":{thread},"ts":{time_us}'
         self._write(f',\n{{{start},{place},"args":{{{arguments}}}}}')
+        if self._num_bytes >= self._max_bytes:
+            logger.warning("the trace %s is full: it shows nothing from now on", self._path)
 
     def _metadata(self, kind: str, thread: int, value: str) -> str:
         event = {"name": kind, "ph": "M", "pid": self._process, "tid": thread}
@@ -119,9 +138,22 @@ class TraceFile:
         """One call of the file's `write` per event: these do not mix."""
         if self._error is None:
             try:
-                self._file.write(text.encode())
+                self._num_bytes += self._file.write(text.encode())
             except OSError as error:
                 self._error = error
+
+
+def _check_replaceable(path: Path) -> None:
+    """Raise UsageError for a file that is neither empty nor a trace: a model, perhaps."""
+    try:
+        beginning = b""
+        if path.is_file():  # and not, say, a pipe
+            with path.open("rb") as file:
+                beginning = file.read(len(_BEGINNING))
+    except OSError as error:
+        raise UsageError(f"the trace {path} cannot be written: {error.strerror}") from None
+    if beginning not in (b"", _BEGINNING):
+        raise UsageError(f"{path} is no trace, and would be overwritten; name another file")
 
 
 class _Span:

@@ -14,15 +14,21 @@ from powerserve.core.errors import UsageError
 from powerserve.sampler import Constraint, Grammar, GrammarKind
 from powerserve.sampler.grammar_compiler import GrammarCompiler
 from powerserve.server.tool_calls import (
+    DEEPSEEK,
+    DEEPSEEK_V31,
     GENERIC,
     HERMES,
     LLAMA3,
+    MISTRAL,
+    MISTRAL_NAMED,
+    QWEN3_CODER,
     ToolCallFormat,
     select_tool,
     tool_call_format,
     tool_definitions,
     tool_instructions,
 )
+from powerserve.server.tool_calls.json_format import JsonCallFormat
 from powerserve.tokenizer.tokenizer import Tokenizer
 from small_tokenizers import byte_pair_metadata
 
@@ -45,7 +51,7 @@ TOOLS = tool_definitions(
 )
 TOKENIZER = Tokenizer.from_metadata(byte_pair_metadata())
 COMPILER = GrammarCompiler(TOKENIZER)
-FORMATS = [HERMES, LLAMA3, GENERIC]
+FORMATS = [HERMES, LLAMA3, GENERIC, MISTRAL, MISTRAL_NAMED, DEEPSEEK, DEEPSEEK_V31, QWEN3_CODER]
 ARGUMENTS = {"city": "Paris", "days": 2, "unit": "celsius"}
 
 
@@ -68,16 +74,28 @@ def ends(constraint: Constraint) -> bool:
 
 
 def written_call(form: ToolCallFormat, name: str, arguments: dict[str, Any]) -> str:
-    call = json.dumps({"name": name, form.arguments_key: arguments})
-    return f"{form.before_call}{call}{form.after_call}"
+    if not isinstance(form, JsonCallFormat):
+        return as_elements(name, arguments)
+    before = form.before_arguments.replace("NAME", name)
+    return f"{before}{json.dumps(arguments)}{form.after_arguments}"
+
+
+def as_elements(name: str, arguments: dict[str, Any]) -> str:
+    """As Qwen3-Coder's template writes a call."""
+    parameters = [f"<parameter={key}>\n{value}\n</parameter>\n" for key, value in arguments.items()]
+    return f"<tool_call>\n<function={name}>\n{''.join(parameters)}</function>\n</tool_call>"
+
+
+def answer_with(form: ToolCallFormat, *calls: str) -> str:
+    return form.before_calls + form.between_calls.join(calls) + form.after_calls
 
 
 @pytest.mark.parametrize("form", FORMATS, ids=lambda form: form.name)
 def test_forced_calls_are_what_the_parser_reads(form: ToolCallFormat) -> None:
     weather = written_call(form, "get_weather", ARGUMENTS)
     now = written_call(form, "now", {})
-    assert is_forced(form, weather) and is_forced(form, now)
-    both = weather + form.between_calls + now
+    assert is_forced(form, answer_with(form, weather)) and is_forced(form, answer_with(form, now))
+    both = answer_with(form, weather, now)
     assert is_forced(form, both, parallel=True) and not is_forced(form, both)
     deltas = form.parser(TOOLS).feed(both).tool_calls
     assert [delta.name for delta in deltas if delta.name] == ["get_weather", "now"]
@@ -97,7 +115,7 @@ def test_forced_calls_are_what_the_parser_reads(form: ToolCallFormat) -> None:
 def test_other_calls_are_impossible(
     form: ToolCallFormat, name: str, arguments: dict[str, Any]
 ) -> None:
-    assert not is_forced(form, written_call(form, name, arguments))
+    assert not is_forced(form, answer_with(form, written_call(form, name, arguments)))
 
 
 def test_arguments_that_the_schema_leaves_open_stay_open() -> None:
@@ -160,8 +178,13 @@ def llm(smollm2: Path) -> Iterator[LLM]:
         yield loaded
 
 
-@pytest.mark.parametrize("form", FORMATS, ids=lambda form: form.name)
-@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize(
+    ("form", "temperature"),
+    [
+        *((form, temperature) for form in (HERMES, LLAMA3, GENERIC) for temperature in (0.0, 1.0)),
+        *((form, 1.0) for form in (MISTRAL, DEEPSEEK, QWEN3_CODER)),
+    ],
+)
 def test_a_real_model_calls_when_it_has_to(
     llm: LLM, form: ToolCallFormat, temperature: float
 ) -> None:
@@ -173,7 +196,8 @@ def test_a_real_model_calls_when_it_has_to(
     grammar = form.forced_calls([select_tool(TOOLS, "get_weather")])
     completion = llm.chat(messages, params, grammar=grammar)
     assert completion.finish_reason == "stop"
-    content = form.parser(TOOLS).feed(completion.text)
+    parser = form.parser(TOOLS)
+    content = parser.feed(completion.text)
     assert content.text == ""
     assert content.tool_calls[0].name == "get_weather"
     arguments = json.loads("".join(delta.arguments for delta in content.tool_calls))
@@ -192,6 +216,30 @@ def test_the_instructions_name_every_tool_and_its_schema() -> None:
 )
 def test_the_format_follows_from_the_template(name: str, expected: ToolCallFormat) -> None:
     assert tool_call_format((TEMPLATES / f"{name}.jinja").read_text()) is expected
+
+
+@pytest.mark.parametrize(
+    ("piece", "expected"),
+    [
+        ("{{- '<tool_call>\\n<function=' + call.name + '>\\n' }} … '<parameter='", QWEN3_CODER),
+        ("{{ '[TOOL_CALLS] [' }}{{ call.function | tojson }}", MISTRAL),
+        ("{{ '[TOOL_CALLS]' + name + '[ARGS]' + arguments }}", MISTRAL_NAMED),
+        (
+            "'<｜tool▁call▁begin｜>' + tool['type'] + '<｜tool▁sep｜>' + tool['function']['name'] +"
+            " '\\n' + '```json'",
+            DEEPSEEK,
+        ),
+        (
+            "'<｜tool▁call▁begin｜>'+ tool['function']['name'] + '<｜tool▁sep｜>' +"
+            " tool['function']['arguments']",
+            DEEPSEEK_V31,
+        ),
+    ],
+)
+def test_the_format_follows_from_how_a_template_writes_calls(
+    piece: str, expected: ToolCallFormat
+) -> None:
+    assert tool_call_format(piece) is expected
 
 
 def test_forms_given_to_templates_are_those_of_openai() -> None:

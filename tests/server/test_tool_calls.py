@@ -13,20 +13,39 @@ from hypothesis import strategies as st
 
 from powerserve.server.content import Content, ContentParser
 from powerserve.server.tool_calls import (
+    DEEPSEEK,
+    DEEPSEEK_V31,
     GENERIC,
     HERMES,
     LLAMA3,
+    MISTRAL,
+    MISTRAL_NAMED,
+    QWEN3_CODER,
     ToolCallFormat,
     ToolDefinition,
 )
 
-TOOLS = [ToolDefinition("get_weather"), ToolDefinition("add"), ToolDefinition("now")]
+FORMATS = [HERMES, LLAMA3, GENERIC, MISTRAL, MISTRAL_NAMED, DEEPSEEK, DEEPSEEK_V31, QWEN3_CODER]
+NUMBERS = {"properties": {"a": {"type": "integer"}, "b": {"type": ["object", "null"]}}}
+TOOLS = [ToolDefinition("get_weather"), ToolDefinition("add", NUMBERS), ToolDefinition("now")]
 PARIS = '{"city": "Paris"}'
 ROME = '{"city": "Rome"}'
 HERMES_PARIS = f'<tool_call>\n{{"name": "get_weather", "arguments": {PARIS}}}\n</tool_call>'
 HERMES_ROME = HERMES_PARIS.replace("Paris", "Rome")
 LLAMA_PARIS = f'{{"name": "get_weather", "parameters": {PARIS}}}'
 LLAMA_ROME = LLAMA_PARIS.replace("Paris", "Rome")
+
+LIST_PARIS = f'{{"name": "get_weather", "arguments": {PARIS}}}'
+LIST_ROME = LIST_PARIS.replace("Paris", "Rome")
+R1_HEAD = "<｜tool▁call▁begin｜>function<｜tool▁sep｜>get_weather\n```json\n"
+R1_PARIS = f"{R1_HEAD}{PARIS}\n```<｜tool▁call▁end｜>"
+V31_PARIS = f"<｜tool▁call▁begin｜>get_weather<｜tool▁sep｜>{PARIS}<｜tool▁call▁end｜>"
+CODER_PARIS = (
+    "<tool_call>\n<function=get_weather>\n<parameter=city>\nParis\n</parameter>\n</function>\n"
+    "</tool_call>"
+)
+CODE = 'if a < b:\n    print("</p>")\n'
+CODER_CODE = CODER_PARIS.replace("Paris", CODE)
 
 Calls = list[tuple[str, str]]
 
@@ -89,6 +108,37 @@ TRANSCRIPTS: list[tuple[ToolCallFormat, str, str, Calls]] = [
         "",
         [("add", '{"a": 1}'), ("get_weather", PARIS)],
     ),
+    # Mistral: a list behind the word, in versions 3 and 7; names and objects in later ones.
+    (MISTRAL, f"[TOOL_CALLS] [{LIST_PARIS}]", "", [("get_weather", PARIS)]),
+    (MISTRAL, f"[TOOL_CALLS][{LIST_PARIS}, {LIST_ROME}]\n", "",
+     [("get_weather", PARIS), ("get_weather", ROME)]),
+    (MISTRAL, f"[TOOL_CALLS]get_weather{PARIS}", "", [("get_weather", PARIS)]),
+    (MISTRAL_NAMED, f"Wait.[TOOL_CALLS]get_weather[ARGS]{PARIS}[TOOL_CALLS]now[ARGS]{{}}", "Wait.",
+     [("get_weather", PARIS), ("now", "{}")]),
+    (MISTRAL_NAMED, f"[TOOL_CALLS]get_weather[CALL_ID]aB3dE6gH9[ARGS]{PARIS}", "",
+     [("get_weather", PARIS)]),
+    # DeepSeek: R1 and V3 with a block of JSON, V3.1 without.
+    (DEEPSEEK, f"<｜tool▁calls▁begin｜>{R1_PARIS}<｜tool▁calls▁end｜>", "",
+     [("get_weather", PARIS)]),
+    (DEEPSEEK, f"Let me see.\n<｜tool▁calls▁begin｜>{R1_PARIS}\n{R1_PARIS}<｜tool▁calls▁end｜>",
+     "Let me see.", [("get_weather", PARIS), ("get_weather", PARIS)]),
+    (DEEPSEEK_V31, f"<｜tool▁calls▁begin｜>{V31_PARIS}{V31_PARIS}<｜tool▁calls▁end｜>", "",
+     [("get_weather", PARIS), ("get_weather", PARIS)]),
+    (DEEPSEEK_V31, f"<｜tool▁calls▁begin｜>{V31_PARIS}", "", [("get_weather", PARIS)]),
+    # Qwen3-Coder: elements, whose types are those of the schema.
+    (QWEN3_CODER, CODER_PARIS, "", [("get_weather", PARIS)]),
+    (QWEN3_CODER, f"I look.\n{CODER_PARIS}\n{CODER_PARIS}\n", "I look.",
+     [("get_weather", PARIS), ("get_weather", PARIS)]),
+    (QWEN3_CODER, CODER_PARIS.removeprefix("<tool_call>\n"), "", [("get_weather", PARIS)]),
+    (QWEN3_CODER, CODER_CODE, "", [("get_weather", json.dumps({"city": CODE}))]),
+    (QWEN3_CODER, "<tool_call>\n<function=now>\n</function>\n</tool_call>", "", [("now", "{}")]),
+    (QWEN3_CODER, "<tool_call>\n<function=add>\n<parameter=a>\n17\n</parameter>\n"
+     '<parameter=b>\n{"c": [1]}\n</parameter>\n</function>\n</tool_call>', "",
+     [("add", '{"a": 17, "b": {"c": [1]}}')]),
+    (QWEN3_CODER, "<function=add><parameter=a>many</parameter><parameter=b>None</parameter>"
+     "</function>", "", [("add", '{"a": "many", "b": null}')]),
+    (QWEN3_CODER, "<tool_call>\n<function=get_weather>\n<parameter=city>\nPar", "",
+     [("get_weather", '{"city": "Par')]),
     # Other orders and shapes, seen from small models.
     (GENERIC, f'{{"arguments": {PARIS}, "name": "get_weather"}}', "", [("get_weather", PARIS)]),
     (
@@ -142,6 +192,16 @@ ORDINARY_TEXTS = [
     '```json\n{"a": 1}\n``` and\n\n``` more',
     "<|python_tag|>print(1)",
     f"Call it like this: {LLAMA_PARIS}",
+    "The word [TOOL_CALLS] and then something else.",
+    "[TOOL_CALLS] [1, 2]",
+    "[TOOL_CALLS]unknown_tool[ARGS]{}",
+    "[TOOL_CALLS]get_weather",
+    "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function<｜tool▁sep｜>unknown_tool\n```json\n{}\n```",
+    "<｜tool▁sep｜>",
+    "<tool_call>\n<function=unknown_tool>\n</function>\n</tool_call>",
+    "<function=",
+    "<function=get_weather",
+    "x <function> and <parameter=a>",
 ]
 
 
@@ -150,7 +210,7 @@ def test_calls_are_found(form: ToolCallFormat, text: str, content: str, calls: C
     assert read_whole(form, text) == (content, calls)
 
 
-@pytest.mark.parametrize("form", [HERMES, LLAMA3, GENERIC], ids=lambda form: form.name)
+@pytest.mark.parametrize("form", FORMATS, ids=lambda form: form.name)
 @pytest.mark.parametrize("text", ORDINARY_TEXTS)
 def test_what_only_looks_like_a_call_stays_text(form: ToolCallFormat, text: str) -> None:
     assert read_whole(form, text) == (text, [])
@@ -166,7 +226,10 @@ def test_a_call_after_broken_ones_is_found() -> None:
 FRAGMENTS = st.sampled_from(
     [HERMES_PARIS, LLAMA_ROME, "<tool_call>", "</tool_call>", "```json", "```", "{", "}",
      '"', "\\", " ", "\n", "; ", "hello", '{"name": "add", ', '"arguments": {', '"a": 1', "é",
-     "<|python_tag|>", "<", '{"name": "now"}', '{"x": 1, "name": "now"}', "null"]
+     "[TOOL_CALLS]", "[ARGS]", "[", "]", "get_weather", R1_PARIS, V31_PARIS, CODER_PARIS,
+     "<｜tool▁calls▁begin｜>", "<｜tool▁sep｜>", "function", "<function=", "add>", "<parameter=",
+     "</parameter>", "</function>", "<|python_tag|>", "<",
+     '{"name": "now"}', '{"x": 1, "name": "now"}', "null"]
 )  # fmt: skip
 ANSWERS = st.one_of(
     st.sampled_from([text for _, text, _, _ in TRANSCRIPTS] + ORDINARY_TEXTS),
@@ -175,7 +238,7 @@ ANSWERS = st.one_of(
 
 
 @given(
-    form=st.sampled_from([HERMES, LLAMA3, GENERIC]),
+    form=st.sampled_from(FORMATS),
     text=ANSWERS,
     cuts=st.lists(st.integers(0, 200), max_size=12),
 )
@@ -189,9 +252,12 @@ def test_how_an_answer_is_cut_into_pieces_does_not_matter(
     assert read(form.parser(TOOLS), list(text)) == whole
 
 
-@given(text=st.text(alphabet='{}[]"\\ <>`tol_ca', max_size=40))
-def test_without_a_tool_s_name_no_text_is_lost(text: str) -> None:
-    assert read(HERMES.parser(TOOLS), list(text)) == (text, [])
+@given(
+    form=st.sampled_from(FORMATS),
+    text=st.text(alphabet='{}[]"\\ <>`tol_caTOL_CAS=｜▁', max_size=40),
+)
+def test_without_a_tool_s_name_no_text_is_lost(form: ToolCallFormat, text: str) -> None:
+    assert read(form.parser(TOOLS), list(text)) == (text, [])
 
 
 def test_text_streams_and_only_what_may_be_a_tag_waits() -> None:
@@ -211,6 +277,21 @@ def test_arguments_stream_as_they_come() -> None:
         [delta.name or delta.arguments for delta in content.tool_calls] for content in contents
     ]
     assert parts == [[], ["add", '{"a"'], [": 1, "], ['"b": 2}'], []]
+
+
+def test_texts_in_elements_stream_and_other_values_wait() -> None:
+    parser = QWEN3_CODER.parser(TOOLS)
+    feeds = ["<tool_call>\n<function=add>\n<parameter=a>\n1", "7\n</parameter>\n<parameter=note>\n",
+             'so "', "many\n", "lines\n</param", "eter>\n</function>"]  # fmt: skip
+    parts = ["".join(delta.arguments for delta in parser.feed(piece).tool_calls) for piece in feeds]
+    assert parts == ['{"a": ', '17, "note": "', 'so \\"', "many", "\\nlines", '"}']
+
+
+def test_ids_for_mistral_are_those_its_templates_take() -> None:
+    calls = MISTRAL.parser(TOOLS).feed(f"[TOOL_CALLS] [{LIST_PARIS}, {LIST_ROME}]").tool_calls
+    ids = [delta.call_id for delta in calls if delta.name]
+    assert len(set(ids)) == 2
+    assert all(len(call_id) == 9 and call_id.isalnum() for call_id in ids)
 
 
 def test_every_call_has_an_id_of_its_own() -> None:

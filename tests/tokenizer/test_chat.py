@@ -53,6 +53,20 @@ def test_qwen2_5_coder_over_several_turns() -> None:
     )
 
 
+def test_templates_that_join_texts_get_arguments_as_text() -> None:
+    """As DeepSeek's, which know a call by its missing content as well."""
+    source = (
+        "{% for message in messages %}{% for tool in message['tool_calls'] %}"
+        "{{ '<call>' + tool['function']['name'] + '\\n' + tool['function']['arguments'] + '\\n' }}"
+        "{% endfor %}{% if message['content'] is none %}(none){% endif %}{% endfor %}"
+    )
+    as_value = {"function": {"name": "weather", "arguments": {"city": "Zürich"}}}
+    for call in (CALL, CALL | {"content": "", "tool_calls": [as_value]}):
+        assert _template(source).render([call]) == '<call>weather\n{"city": "Zürich"}\n(none)'
+    filtered = source.replace("['arguments'] +", "['arguments'] | tojson +")
+    assert _template(filtered).render([CALL]) == '<call>weather\n{"city": "Zürich"}\n(none)'
+
+
 def test_qwen2_5_coder_with_tools() -> None:
     messages = [CONVERSATION[1], CALL, {"role": "tool", "content": "sunny"}]
     assert _file("qwen2.5-coder").render(messages, tools=[WEATHER]) == (

@@ -31,7 +31,7 @@ from powerserve.server.request import (
     TokenPrompt,
     Tools,
 )
-from powerserve.server.tool_calls import ToolCallFormat, tool_call_format
+from powerserve.server.tool_calls import GENERIC, ToolCallFormat, tool_call_format
 from powerserve.server.tool_calls.messages import spelled_out
 from powerserve.tokenizer.chat import ChatTemplate
 
@@ -160,7 +160,7 @@ def _start_chat(loaded: LoadedEngine, prompt: ChatPrompt, grammar: Grammar | Non
         )
     start, tools = _Start([], grammar), prompt.tools
     if tools.offered:
-        calls = tool_call_format(template.source_with_tools)
+        calls = tool_call_format(template.source_with_tools) if template.uses_tools else GENERIC
         start = replace(
             start,
             grammar=_grammar_with_tools(tools, calls, grammar),

@@ -6,13 +6,13 @@ are confined. Jinja is imported when the first template is compiled, not at star
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from powerserve.core.errors import PowerServeError, TemplateError
+from powerserve.tokenizer.called_tools import with_calls_as_expected
 from powerserve.tokenizer.known_templates import (
     recognise_template,
     recognise_tokens,
@@ -104,7 +104,9 @@ class ChatTemplate:
         values = {
             "bos_token": self._special_text(self._tokenizer.special.bos),
             "eos_token": self._special_text(self._tokenizer.special.eos),
-            "messages": [_with_parsed_arguments(message) for message in messages],
+            "messages": [
+                with_calls_as_expected(message, self.source_with_tools) for message in messages
+            ],
             "tools": tools or None,
             "documents": None,
             "add_generation_prompt": add_generation_prompt,
@@ -180,28 +182,6 @@ def _text(metadata: Metadata, key: str) -> str | None:
     if value is not None and not isinstance(value, str):
         raise TemplateError(f"{key} in the model file is not text")
     return value or None
-
-
-def _with_parsed_arguments(message: Message) -> Message:
-    """Turn the arguments of tool calls from JSON text, as the API has them, into values.
-
-    Templates write them with `tojson`, which would put the text into quotes once more.
-    """
-    calls = message.get("tool_calls")
-    if not isinstance(calls, Sequence) or isinstance(calls, str):
-        return message
-    return {**message, "tool_calls": [_with_parsed_call(call) for call in calls]}
-
-
-def _with_parsed_call(call: Any) -> Any:
-    function = call.get("function") if isinstance(call, Mapping) else None
-    if not isinstance(function, Mapping) or not isinstance(function.get("arguments"), str):
-        return call
-    try:
-        arguments = json.loads(function["arguments"])
-    except ValueError:
-        return call  # a model may have written anything; the template gets it as it is
-    return {**call, "function": {**function, "arguments": arguments}}
 
 
 def _reason(error: Exception) -> str:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from powerserve.core.errors import UsageError
 from powerserve.sampler.grammar import Grammar, GrammarKind
+from powerserve.server.content import ContentParser
 from powerserve.server.tool_calls.definitions import ToolDefinition
-from powerserve.server.tool_calls.parser import ToolCallParser
 
 MAX_FORCED_CALLS = 16  # a small model may not find the end by itself
 
@@ -19,33 +20,31 @@ _COMPOSED = {"$ref", "allOf", "anyOf", "oneOf", "patternProperties", "propertyNa
 
 
 @dataclass(frozen=True, slots=True)
-class ToolCallFormat:
-    """A call is a JSON object with name and arguments, perhaps between tags.
-
-    A bare object at the very beginning of an answer is taken for a call in every format, as small
-    models forget the tags; so the tags may be none.
-    """
+class ToolCallFormat(ABC):
+    """How calls are read, and what a model is made to write where it has to call."""
 
     name: str
-    openers: tuple[str, ...] = ()  # tags that a call may follow
-    closers: tuple[str, ...] = ()  # tags that may follow a call
-    separators: str = ""  # what stands between calls, besides white space
-    # What a model is made to write where it has to call:
-    before_call: str = ""
-    arguments_key: str = "arguments"
-    after_call: str = ""
+    before_calls: str = ""
     between_calls: str = "\n"
+    after_calls: str = ""
 
     @property
+    @abstractmethod
     def markup(self) -> tuple[str, ...]:
         """Spellings that have to reach the parser even where they are control tokens."""
-        return self.openers + self.closers
 
-    def parser(self, tools: Sequence[ToolDefinition]) -> ToolCallParser:
+    @property
+    @abstractmethod
+    def begins_as_json(self) -> bool:
+        """Whether a call that is written looks like an answer in JSON."""
+
+    @abstractmethod
+    def parser(self, tools: Sequence[ToolDefinition]) -> ContentParser:
         """A parser for one answer."""
-        return ToolCallParser(
-            {tool.name for tool in tools}, self.openers, self.closers, self.separators
-        )
+
+    @abstractmethod
+    def call_rules(self, rule: str, tool: ToolDefinition) -> list[str]:
+        """Lark rules, of which the first is `rule`, a call of this tool."""
 
     def forced_calls(
         self,
@@ -60,13 +59,14 @@ class ToolCallFormat:
         an answer of that form, which has to be JSON, is possible as well. Raises UsageError if the
         schemas are too long, for another form, and where calls look like answers.
         """
-        more = f"({_quoted(self.between_calls)} call){{0,{MAX_FORCED_CALLS - 1}}}"
+        more = f" ({quoted(self.between_calls)} call){{0,{MAX_FORCED_CALLS - 1}}}"
+        start = f"{quoted(self.before_calls)} call{more if parallel else ''}"
         rules = [
-            f"start: call {more}" if parallel else "start: call",
+            f"start: {start} {quoted(self.after_calls)}",
             "call: " + " | ".join(f"call_{index}" for index in range(len(tools))),
         ]
         for index, tool in enumerate(tools):
-            rules += self._call_rules(index, tool)
+            rules += self.call_rules(f"call_{index}", tool)
         if otherwise is not None:
             self._check_distinct()
             rules[0] += " | answer"
@@ -74,26 +74,19 @@ class ToolCallFormat:
         return Grammar(GrammarKind.LARK, "\n".join(rules))
 
     def _check_distinct(self) -> None:
-        if not self.before_call:
+        if self.begins_as_json:
             raise UsageError(
                 "this model writes calls of tools as bare JSON, so tools and a form of the answer "
                 "exclude each other; give one of them"
             )
 
-    def _call_rules(self, index: int, tool: ToolDefinition) -> list[str]:
-        head = f'{self.before_call}{{"name": "{tool.name}", "{self.arguments_key}": '
-        tail = f"}}{self.after_call}"
-        return [
-            f"call_{index}: {_quoted(head)} arguments_{index} {_quoted(tail)}",
-            f"arguments_{index}: %json {_arguments_schema(tool)}",
-        ]
 
-
-def _quoted(text: str) -> str:
+def quoted(text: str) -> str:
+    """A text as Lark writes it."""
     return json.dumps(text, ensure_ascii=False)
 
 
-def _arguments_schema(tool: ToolDefinition) -> str:
+def arguments_schema(tool: ToolDefinition) -> str:
     """The tool's schema; each is a root of its own, so that its references stay right.
 
     Keywords that llguidance does not know are passed over: a tool checks its arguments itself, and
@@ -103,8 +96,10 @@ def _arguments_schema(tool: ToolDefinition) -> str:
     schema: dict[str, Any] = {"type": "object"}
     if "properties" in tool.parameters and not _COMPOSED & tool.parameters.keys():
         schema["additionalProperties"] = False
-    options = {"whitespace_pattern": "[ ]", "lenient": True}
-    return json.dumps(schema | dict(tool.parameters) | {"x-guidance": options})
+    return json.dumps(schema | dict(tool.parameters) | {"x-guidance": SCHEMA_OPTIONS})
+
+
+SCHEMA_OPTIONS = {"whitespace_pattern": "[ ]", "lenient": True}
 
 
 def _answer_schema(form: Grammar) -> str:

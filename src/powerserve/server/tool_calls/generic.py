@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from powerserve.server.tool_calls.base import ToolCallFormat
 from powerserve.server.tool_calls.definitions import ToolDefinition
+from powerserve.server.tool_calls.json_format import JsonCallFormat
+from powerserve.server.tool_calls.syntax import CallSyntax
 
-GENERIC = ToolCallFormat(
+GENERIC = JsonCallFormat(
     "generic",
-    openers=("<tool_call>", "```json"),
-    closers=("</tool_call>", "```"),
+    syntax=CallSyntax(openers=("<tool_call>", "```json"), closers=("</tool_call>", "```")),
 )
 
 

@@ -6,12 +6,15 @@ Qwen's vocabularies the tags are single tokens, which count as text (user-define
 
 from __future__ import annotations
 
-from powerserve.server.tool_calls.base import ToolCallFormat
+from powerserve.server.tool_calls.json_format import JsonCallFormat
+from powerserve.server.tool_calls.syntax import CallSyntax
 
-HERMES = ToolCallFormat(
+HERMES = JsonCallFormat(
     "hermes",
-    openers=("<tool_call>", "```json"),  # Qwen2.5-Coder writes code blocks, or no tags at all
-    closers=("</tool_call>", "```"),
-    before_call="<tool_call>\n",
-    after_call="\n</tool_call>",
+    syntax=CallSyntax(
+        openers=("<tool_call>", "```json"),  # Qwen2.5-Coder writes code blocks, or no tags at all
+        closers=("</tool_call>", "```"),
+    ),
+    before_arguments='<tool_call>\n{"name": "NAME", "arguments": ',
+    after_arguments="}\n</tool_call>",
 )

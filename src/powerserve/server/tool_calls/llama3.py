@@ -7,12 +7,12 @@ calls come one after the other or with semicolons between them. Where the system
 
 from __future__ import annotations
 
-from powerserve.server.tool_calls.base import ToolCallFormat
+from powerserve.server.tool_calls.json_format import JsonCallFormat
+from powerserve.server.tool_calls.syntax import CallSyntax
 
-LLAMA3 = ToolCallFormat(
+LLAMA3 = JsonCallFormat(
     "llama3",
-    openers=("<|python_tag|>",),
-    separators=";",
-    arguments_key="parameters",
+    syntax=CallSyntax(openers=("<|python_tag|>",), separators=";"),
+    before_arguments='{"name": "NAME", "parameters": ',
     between_calls="; ",
 )

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import re
-import secrets
 from collections.abc import Callable, Collection
 from typing import Any
 
 from powerserve.server.content import Content, ToolCallDelta
 from powerserve.server.tags import first_tag, held_length
 from powerserve.server.tool_calls.json_span import JsonSpan
+from powerserve.server.tool_calls.syntax import CallSyntax, NamedHead
 
+_WHITESPACE = " \t\r\n"
+_LONGEST_HEAD = 300  # characters
 _ARGUMENT_KEYS = ("arguments", "parameters")
 # The usual order of keys: from here on the arguments can be passed on as they come.
 _HEAD = re.compile(
@@ -28,24 +30,21 @@ class ToolCallParser:
     on as they come, so whoever calls the tool has to check them.
     """
 
-    def __init__(
-        self,
-        names: Collection[str],
-        openers: Collection[str] = (),
-        closers: Collection[str] = (),
-        separators: str = "",
-    ) -> None:
-        """`names` are the tools; the other parameters are those of ToolCallFormat."""
+    def __init__(self, names: Collection[str], syntax: CallSyntax) -> None:
+        """`names` are the tools."""
         self._names = names
-        self._openers = openers
-        self._closers = closers
-        self._between = separators + " \t\r\n"
+        self._syntax = syntax
+        self._openers = syntax.openers
+        self._closers = syntax.closers
+        self._between = syntax.separators + _WHITESPACE
+        self._before = syntax.brackets + _WHITESPACE
         self._buffer = ""
         self._read: Callable[[bool], bool] = self._read_start
         self._opened = ""  # what led to the call that may begin in the buffer
         self._span = JsonSpan()
         self._span_length = 0  # characters of the buffer that the span has seen
-        self._may_close = False  # whether the call's closing tag may come next
+        self._is_nested = False  # whether the arguments stand in another object
+        self._may_close = 0  # how many of the call's closing tags may still come
         self._num_calls = 0
         self._texts: list[str] = []
         self._deltas: list[ToolCallDelta] = []
@@ -90,11 +89,13 @@ class ToolCallParser:
 
     def _read_candidate(self, is_last: bool) -> bool:
         """The buffer may begin with a call."""
-        text = self._buffer.lstrip()
+        text = self._buffer.lstrip(self._before)
         self._opened += self._buffer[: len(self._buffer) - len(text)]
         self._buffer = text
         if head := _HEAD.match(text):
-            return self._read_head(head)
+            return self._read_head(_json_or_none(head[1]), head.end(), is_nested=True)
+        if not text.startswith("{") and self._syntax.named_head is not None:
+            return self._read_named(self._syntax.named_head, is_last)
         if not _may_become_call(text):
             return self._reject()
         end = self._span.advance(text[self._span_length :])
@@ -103,6 +104,13 @@ class ToolCallParser:
         self._span_length = len(text)
         return is_last and self._reject()
 
+    def _read_named(self, head: NamedHead, is_last: bool) -> bool:
+        """The name comes before the object."""
+        if found := head.whole.match(self._buffer):
+            return self._read_head(found[1], found.end(), is_nested=False)
+        may_come = len(self._buffer) <= _LONGEST_HEAD and head.beginning.fullmatch(self._buffer)
+        return (is_last or not may_come) and self._reject()
+
     def _read_arguments(self, is_last: bool) -> bool:
         end = self._span.advance(self._buffer)
         length = len(self._buffer) if end is None else end
@@ -110,6 +118,8 @@ class ToolCallParser:
         self._buffer = self._buffer[length:]
         if end is None:
             return False
+        if not self._is_nested:
+            return self._enter(self._read_gap)
         self._span = JsonSpan()
         self._span.depth = 1  # the object that the arguments stand in
         return self._enter(self._read_tail)
@@ -127,7 +137,7 @@ class ToolCallParser:
         for tag in closers:
             if self._buffer.startswith(tag):
                 self._buffer = self._buffer.removeprefix(tag)
-                self._may_close = False
+                self._may_close -= 1
                 return True
         for tag in (*self._openers, "{"):
             if self._buffer.startswith(tag):
@@ -155,12 +165,12 @@ class ToolCallParser:
             self._emit_text(1)  # a bare object, which would be tried again
         return self._enter(self._read_text)
 
-    def _read_head(self, head: re.Match[str]) -> bool:
-        name = _json_or_none(head[1])
+    def _read_head(self, name: Any, length: int, *, is_nested: bool) -> bool:
         if name not in self._names:
             return self._reject()
         self._emit_call(name)
-        self._buffer = self._buffer[head.end() :]
+        self._buffer = self._buffer[length:]
+        self._is_nested = is_nested
         self._span = JsonSpan()
         return self._enter(self._read_arguments)
 
@@ -179,10 +189,9 @@ class ToolCallParser:
         self._buffer = self._buffer[length:]
 
     def _emit_call(self, name: str) -> None:
-        call_id = f"call_{secrets.token_hex(12)}"
-        self._deltas.append(ToolCallDelta(self._num_calls, call_id, name))
+        self._deltas.append(ToolCallDelta(self._num_calls, self._syntax.new_call_id(), name))
         self._num_calls += 1
-        self._may_close = True
+        self._may_close = self._syntax.max_closers
 
     def _emit_arguments(self, text: str) -> None:
         if text:

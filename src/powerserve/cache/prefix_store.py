@@ -17,6 +17,7 @@ from powerserve.core.errors import PrefixFileError
 
 SUFFIX = ".prefixes"
 _PRIVATE_FOLDER = 0o700
+_ANY_CELL = np.zeros(1, np.int64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +98,7 @@ class PrefixStore:
         return num_rows
 
     def _format(self, cache: Cache) -> CellFormat:
-        return CellFormat(self._identity, cache.size_bytes // cache.num_cells)
+        return CellFormat(self._identity, len(cache.save(_ANY_CELL)))
 
     def _prune(self) -> None:
         """Delete the longest unused files of other models until the folder is within its bound."""

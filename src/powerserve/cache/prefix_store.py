@@ -8,6 +8,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from powerserve.backend.base import Cache, Int64Array
 from powerserve.cache.cells import CellPool
 from powerserve.cache.prefix import PrefixIndex

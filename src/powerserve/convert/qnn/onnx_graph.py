@@ -1,6 +1,6 @@
 """An ONNX graph while it is written: nodes in order, named constants, typed inputs and outputs.
 
-Source: the ONNX IR specification (external data included) and its operators, opset 21.
+Source: the ONNX IR specification (external data included) and its operators, opset 23.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from onnx import TensorProto, helper
 from powerserve.backend.qnn.tensors import F32, GraphSpec, TensorSpec
 from powerserve.storage import atomic
 
-OPSET = 21  # the first with block scales and 16-bit QuantizeLinear
-IR_VERSION = 10
+OPSET = 23  # the first with RMSNormalization
+IR_VERSION = 11
 WEIGHTS_FILE = "weights.bin"
 EXTERNAL_MIN_BYTES = 1024  # smaller constants stay in the ONNX file
 _ALIGNMENT = 64  # bytes

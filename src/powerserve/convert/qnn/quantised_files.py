@@ -25,7 +25,7 @@ from powerserve.storage.json_file import read_json, write_json
 from powerserve.storage.progress import Progress
 
 RECORD = "quantised.json"
-FORMAT_VERSION = 1  # to be raised when the same request gives other graphs
+FORMAT_VERSION = 2  # to be raised when the same request gives other graphs
 
 
 @dataclass(frozen=True, slots=True)

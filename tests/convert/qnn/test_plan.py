@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from powerserve.convert.qnn.memory import check_memory, chunk_memory, fitting_chunks
+from powerserve.convert.qnn.memory import MemoryEstimate
 from powerserve.convert.qnn.plan import GraphSizes, make_plan, sorted_batch_sizes
 from powerserve.core.config import ModelConfig, RopeConfig, RopeStyle
 from powerserve.core.errors import MemoryLimitError, UsageError
@@ -61,33 +61,37 @@ def test_sizes_that_contradict_each_other() -> None:
 
 
 @pytest.mark.parametrize(
-    ("model", "num_layers", "measured_gb"),
+    ("model", "num_layers", "num_graphs", "measured_mb"),
     [
-        (SMOLLM2, 4, 0.6),
-        (SMOLLM2, 8, 1.1),
-        (SMOLLM2, 15, 2.0),
-        (LLAMA_1B, 1, 1.7),
-        (LLAMA_1B, 4, 6.6),
+        (SMOLLM2, 15, 1, 393),
+        (SMOLLM2, 15, 3, 914),
+        (LLAMA_1B, 1, 1, 361),
+        (LLAMA_1B, 1, 2, 552),
+        (LLAMA_1B, 4, 1, 929),
+        (LLAMA_1B, 4, 2, 1704),
     ],
 )
 def test_the_estimate_is_near_what_was_measured(
-    model: ModelConfig, num_layers: int, measured_gb: float
+    model: ModelConfig, num_layers: int, num_graphs: int, measured_mb: float
 ) -> None:
     # docs/decisions/npu-converter.md
-    assert chunk_memory(model, num_layers) == pytest.approx(measured_gb * 1e9, rel=0.2)
+    estimated = MemoryEstimate(model, 4, 8, num_graphs).chunk(num_layers)
+    assert measured_mb * 1e6 < estimated < 1.15 * measured_mb * 1e6
 
 
 def test_too_large_chunks_are_refused_with_a_number_that_fits() -> None:
-    check_memory(LLAMA_1B, 4, with_lm_head=True, available=8_000_000_000)
-    with pytest.raises(MemoryLimitError, match=r"one chunk takes about 2.* GB.*--n-model-chunks 4"):
-        check_memory(LLAMA_1B, 1, with_lm_head=True, available=8_000_000_000)
-    assert fitting_chunks(LLAMA_1B, 8_000_000_000) == 4
-    with pytest.raises(MemoryLimitError, match="too little for a single layer"):
-        check_memory(LLAMA_1B, 4, with_lm_head=True, available=1_000_000_000)
+    estimate = MemoryEstimate(LLAMA_1B, 4, 8, num_graphs=3)
+    estimate.check(4, 3_000_000_000, with_lm_head=True)
+    with pytest.raises(MemoryLimitError, match=r"one chunk takes about 9.* GB.*--n-model-chunks 4"):
+        estimate.check(1, 3_000_000_000, with_lm_head=True)
+    assert estimate.fitting_chunks(3_000_000_000) == 4
+    with pytest.raises(MemoryLimitError, match=r"one of 4 chunks .* too little for a single layer"):
+        estimate.check(4, 400_000_000, with_lm_head=True)
+    estimate.check(1, None, with_lm_head=True)
 
 
 def test_a_vocabulary_too_large_to_compile_is_left_to_the_cpu() -> None:
-    wide = replace(SMOLLM2, vocab_size=1_000_000)
-    check_memory(wide, 1, with_lm_head=False, available=8_000_000_000)
+    estimate = MemoryEstimate(replace(SMOLLM2, vocab_size=1_000_000), 4, 8, num_graphs=3)
+    estimate.check(1, 3_000_000_000, with_lm_head=False)
     with pytest.raises(MemoryLimitError, match=r"the LM head takes about .*--cpu-lm-head"):
-        check_memory(wide, 1, with_lm_head=True, available=8_000_000_000)
+        estimate.check(1, 3_000_000_000, with_lm_head=True)

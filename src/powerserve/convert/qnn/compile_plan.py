@@ -14,6 +14,7 @@ from powerserve.convert.qnn.compiler import (
     CompileOptions,
     compile_binary,
 )
+from powerserve.convert.qnn.memory import MemoryEstimate
 from powerserve.convert.qnn.parallel import Piece, run_side_by_side
 from powerserve.convert.qnn.plan import Part, Plan
 from powerserve.core import machine
@@ -41,12 +42,15 @@ def compile_plan(
     plan: Plan,
     build: BuildFolder,
     options: CompileOptions,
+    estimate: MemoryEstimate,
     num_processes: int,
     progress: Progress,
     *,
     for_emulator: bool,
 ) -> dict[Part, CompiledPart]:
     """Compile every part for the device, and for the emulator if that is wanted.
+
+    At most `num_processes` compilations run at a time, and fewer where memory is short.
 
     Raises:
         BackendError: the compiler refuses a graph, crashes or runs out of time or memory.
@@ -57,7 +61,7 @@ def compile_plan(
         pieces = [
             Piece(
                 partial(compile_binary, _job(plan, build, part, size, options), options, children),
-                plan.compile_memory(part),
+                _memory(estimate, part, None if size is None else 1),
             )
             for part, size in jobs
         ]
@@ -70,6 +74,12 @@ def compile_plan(
         part: CompiledPart(done[part, None], {size: done[part, size] for size in batch_sizes})
         for part in plan.parts
     }
+
+
+def _memory(estimate: MemoryEstimate, part: Part, num_graphs: int | None) -> int:
+    if part.is_lm_head:
+        return estimate.lm_head(num_graphs)
+    return estimate.chunk(part.end_layer - part.start_layer, num_graphs)
 
 
 def _job(

@@ -22,7 +22,6 @@ from powerserve.convert.qnn.delivery import Delivery
 from powerserve.convert.qnn.evaluation import measure_perplexity
 from powerserve.convert.qnn.gate import GraphErrors, failures
 from powerserve.convert.qnn.gate_run import GateRun
-from powerserve.convert.qnn.memory import check_memory
 from powerserve.convert.qnn.plan import Part, Plan, make_plan
 from powerserve.convert.qnn.quantised_files import QuantisedRecord, write_quantised
 from powerserve.convert.qnn.report import ConversionReport, part_reports
@@ -30,6 +29,7 @@ from powerserve.convert.qnn.request import NpuConversion
 from powerserve.convert.qnn.source import NpuModel
 from powerserve.convert.qnn.system_prompt import write_system_prompt
 from powerserve.convert.qnn.text import TextTokens
+from powerserve.core import machine
 from powerserve.core.errors import BackendError
 from powerserve.storage.lock import exclusive_lock
 from powerserve.storage.progress import SILENT, Progress
@@ -53,7 +53,9 @@ def convert_for_npu(request: NpuConversion, progress: Progress = SILENT) -> Conv
         exclusive_lock(request.build / LOCK, waiting=lambda: progress.note(note)),
         closing(NpuModel.open(request.source, request.build, progress)) as model,
     ):
-        check_memory(model.config, request.num_chunks, with_lm_head=request.with_lm_head)
+        estimate = request.memory(model.config)
+        free = machine.available_memory()
+        estimate.check(request.num_chunks, free, with_lm_head=request.with_lm_head)
         return _Conversion(request, model, progress).run()
 
 
@@ -104,6 +106,7 @@ class _Conversion:
             self._plan,
             self._build,
             request.compiling,
+            request.memory(self._model.config),
             request.num_processes,
             self._progress,
             for_emulator=request.compare or request.with_emulator,

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from powerserve.backend.qnn.tensors import ChunkShape, GraphSpec, chunk_spec, lm_head_spec
-from powerserve.convert.qnn.memory import chunk_memory, lm_head_memory
 from powerserve.core.config import ModelConfig
 from powerserve.core.errors import UsageError
 
@@ -93,12 +92,6 @@ class Plan:
         if part.is_lm_head:
             return lm_head_spec(self.config, batch_size)
         return chunk_spec(self.config, self.shape(part, batch_size))
-
-    def compile_memory(self, part: Part) -> int:
-        """Bytes that compiling a part takes, by estimate."""
-        if part.is_lm_head:
-            return lm_head_memory(self.config)
-        return chunk_memory(self.config, part.end_layer - part.start_layer)
 
 
 def make_plan(

@@ -9,6 +9,7 @@ from powerserve.convert.qnn.compiler import CompileOptions
 from powerserve.convert.qnn.float_parts import FloatParts
 from powerserve.convert.qnn.gate import GateLimits
 from powerserve.convert.qnn.lowering import BATCH_16_GAIN, LoweringOptions
+from powerserve.convert.qnn.memory import MemoryEstimate
 from powerserve.convert.qnn.outliers import OutlierCounts, float_parts
 from powerserve.convert.qnn.plan import GraphSizes
 from powerserve.convert.qnn.quantise import QuantisationOptions
@@ -66,6 +67,16 @@ class NpuConversion:
     compare: bool = True
     force: bool = False
     limits: GateLimits = field(default_factory=GateLimits)
+
+    def memory(self, config: ModelConfig) -> MemoryEstimate:
+        """What compilations take."""
+        quantisation = self.quantisation
+        return MemoryEstimate(
+            config,
+            quantisation.weight_bits,
+            quantisation.lm_head_bits,
+            len(self.sizes.batch_sizes),
+        )
 
     def lowering(self, config: ModelConfig) -> LoweringOptions:
         """How the model's graph is to be written. Raises ConfigError or UsageError."""

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from command_line import PROGRAM, program, status_of
-from deploy.fake_phone.phone import FakePhone
+from deploy.conftest import PlugIn
+from deploy.fake_phone.phone import FakePhone, PhoneSettings
 from deploy.stand_in import write_bundle
 from server_process import wait_until
 from tiny_models import TinyModel, write_tiny_model
@@ -86,6 +87,15 @@ def test_flags_that_the_device_gets(
         *("--draft-model", f"{models}/small"),
     ]
     assert words[6:-1] == ["--no-qnn", "-f", words[8], "-n", "3", "--chat", "--stop", "a b"]
+
+
+def test_other_processors_are_refused(
+    plug_in: PlugIn, tiny: Path, bundle: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    phone = plug_in(PhoneSettings(properties={"ro.product.cpu.abi": "x86_64"}))
+    assert status_of("deploy", "run", tiny, "--bundle", bundle) == 2
+    assert "has a processor of the kind x86_64, but bundles are for" in capfd.readouterr().err
+    assert phone.pushed_bytes == 0
 
 
 @pytest.mark.usefixtures("phone")

@@ -47,12 +47,12 @@ def configure(parser: ArgumentParser) -> None:
 def execute(arguments: Namespace) -> int:
     """Deploy and run; returns the exit status of the program on the device."""
     prompt = prompt_from_flags(arguments)
-    from powerserve.deploy.jobs import PROMPT_FILE, job_folder, run_program
+    from powerserve.deploy.jobs import job_folder, run_program
     from powerserve.storage.progress import console_progress
 
     deployed = deploy_model(arguments, console_progress())
     with job_folder(deployed.device) as folder:
-        file = folder.write(PROMPT_FILE, DEFAULT_PROMPT if prompt is None else prompt)
+        file = folder.write("prompt.txt", DEFAULT_PROMPT if prompt is None else prompt)
         flags = [*deployed.flags, "-f", str(file), "-n", str(arguments.n_predicts)]
         if deployed.template is not None:
             flags += ["--chat-template", deployed.template]

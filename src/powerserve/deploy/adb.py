@@ -50,6 +50,7 @@ def attached_devices(adb: str) -> list[Attached]:
 class AdbDevice(Device):
     """An Android device that is attached by USB or network."""
 
+    abi_property = "ro.product.cpu.abi"
     bundle_target = "android-glibc"
     separates_errors = True
 

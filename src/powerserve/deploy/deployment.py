@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from powerserve.core.errors import DeviceError
 from powerserve.deploy.contents import FolderContents, folder_contents
 from powerserve.deploy.device import Device
 from powerserve.deploy.installation import Bundle, install
@@ -14,6 +15,7 @@ from powerserve.deploy.model_choice import ChosenModels, Wish, choose_models
 from powerserve.deploy.model_table import load_model_table
 from powerserve.deploy.npu import ENVIRONMENT, Npu, detect_soc, find_npu
 from powerserve.storage.cache_folder import cache_folder
+from powerserve.storage.copying import file_errors
 from powerserve.storage.lock import exclusive_lock
 from powerserve.storage.model_contents import ModelContents
 from powerserve.storage.progress import Progress
@@ -45,6 +47,7 @@ def deploy(device: Device, order: Order, progress: Progress) -> Deployed:
 
     Raises a PowerServeError.
     """
+    _check_processor(device)
     npu = _npu(device, order)
     wish = replace(order.wish, soc=None if npu.obstacle else npu.soc)
     models = choose_models(wish, progress)
@@ -53,11 +56,27 @@ def deploy(device: Device, order: Order, progress: Progress) -> Deployed:
         progress.note(f"the CPU is used: {npu.obstacle}")
     bundle = Bundle.open(order.bundle, progress)
     folders = _folders(models, npu if uses_npu else None, progress)
-    with exclusive_lock(_lock_file(device), waiting=lambda: progress.note(_waiting(device))):
+    with (
+        file_errors(f"cannot deploy to {device.serial}"),
+        exclusive_lock(_lock_file(device), waiting=lambda: progress.note(_waiting(device))),
+    ):
         install(device, bundle, folders, progress)
     program = Program(bundle.program, ENVIRONMENT if uses_npu else {})
     flags = _flags(models, wish.speculate, uses_npu)
     return Deployed(device, program, models.main.name, flags, models.template)
+
+
+def _check_processor(device: Device) -> None:
+    """Refuse devices that no bundle is for, such as emulators on x86; trust those that say nothing.
+
+    Without this, the device's shell would complain of a syntax error in a program.
+    """
+    abi = device.property(device.abi_property)
+    if abi and "arm64" not in abi:
+        raise DeviceError(
+            f"{device.serial} has a processor of the kind {abi}, but bundles are for 64-bit ARM "
+            "(arm64)"
+        )
 
 
 def _npu(device: Device, order: Order) -> Npu:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -41,6 +42,7 @@ class Device(ABC):
     """One device. Every method raises DeviceError when it is gone or does not answer."""
 
     serial: str
+    abi_property: str  # which property names the processor's kind
     bundle_target: str  # what `powerserve deploy build --target` calls bundles for such devices
     separates_errors: bool  # whether `stream` keeps standard error apart
 
@@ -71,6 +73,13 @@ class Device(ABC):
     @abstractmethod
     def remove_forward(self, port: int) -> None:
         """End a forward, if there is one."""
+
+    def push_bytes(self, data: bytes, target: PurePosixPath) -> None:
+        """Write a file with this content, in place of an earlier one."""
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / target.name
+            file.write_bytes(data)
+            self.push(file, target)
 
     def run(self, command: Sequence[str], timeout_s: float = COMMAND_TIMEOUT_S) -> Reply:
         """Run one command."""

@@ -11,7 +11,6 @@ from __future__ import annotations
 import re
 import secrets
 import socket
-import tempfile
 from pathlib import Path, PurePosixPath
 
 from powerserve.core.errors import DeviceError
@@ -57,6 +56,7 @@ def attached_devices(hdc: str) -> list[Attached]:
 class HdcDevice(Device):
     """A HarmonyOS NEXT or OpenHarmony device."""
 
+    abi_property = "const.product.cpu.abilist"
     bundle_target = "harmonyos"
     separates_errors = False
 
@@ -82,12 +82,9 @@ class HdcDevice(Device):
 
     def run_script(self, script: str, timeout_s: float = COMMAND_TIMEOUT_S) -> Reply:
         """Send a script and run it; it deletes itself."""
-        name = f".powerserve-{secrets.token_hex(4)}.sh"
-        with tempfile.TemporaryDirectory() as folder:
-            file = Path(folder) / name
-            file.write_text(f"rm -f {SCRIPT_FOLDER / name}\n{with_status(script)}\n")
-            self.push(file, SCRIPT_FOLDER / name)
-        output = self._call(["shell", "sh", str(SCRIPT_FOLDER / name)], timeout_s)
+        file = SCRIPT_FOLDER / f".powerserve-{secrets.token_hex(4)}.sh"
+        self.push_bytes(f"rm -f {file}\n{with_status(script)}\n".encode(), file)
+        output = self._call(["shell", "sh", str(file)], timeout_s)
         reply = parse_reply(output.replace("\r\n", "\n"))
         if reply is None:
             raise self._error(output)

@@ -79,6 +79,7 @@ def _check_space(
 ) -> None:
     payloads = [payload for each in folders for payload in (*each.large.values(), each.packed)]
     needed = sender.num_missing_bytes(payloads)
+    needed += sum(each.packed.size_bytes for each in folders)  # beside what is unpacked of it
     if bundle is not None:
         needed += sender.num_missing_bytes([bundle.archive]) + bundle.unpacked_bytes
     if needed:

@@ -9,17 +9,15 @@ from __future__ import annotations
 import secrets
 import shlex
 import sys
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
 from powerserve.core.errors import DeviceError
 from powerserve.deploy.device import Device
 from powerserve.deploy.layout import JOBS
 
-PROMPT_FILE = "prompt.txt"
 OLD_AFTER_DAYS = 1  # when the leavings of a lost job are deleted
 
 
@@ -45,17 +43,9 @@ class JobFolder:
     device: Device
     path: PurePosixPath
 
-    @property
-    def prompt(self) -> PurePosixPath:
-        """The prompt's file."""
-        return self.path / PROMPT_FILE
-
     def write(self, name: str, content: str) -> PurePosixPath:
         """Put a small file there. Raises DeviceError."""
-        with tempfile.TemporaryDirectory() as folder:
-            file = Path(folder) / name
-            file.write_text(content, encoding="utf-8", newline="")
-            self.device.push(file, self.path / name)
+        self.device.push_bytes(content.encode(), self.path / name)
         return self.path / name
 
 

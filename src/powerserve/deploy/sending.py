@@ -8,7 +8,6 @@ always a beginning of the payload, and its length says where to go on.
 from __future__ import annotations
 
 import re
-import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -80,19 +79,13 @@ class Sender:
         if isinstance(payload.content, Path):
             self.device.push(payload.content, arriving)
         else:
-            self._push_bytes(payload.content, arriving)
+            self.device.push_bytes(payload.content, arriving)
         self.device.check(f"mv {arriving} {partial}")
 
     def _append(self, piece: bytes, partial: PurePosixPath) -> None:
         arriving = partial.with_suffix(".piece")
-        self._push_bytes(piece, arriving)
+        self.device.push_bytes(piece, arriving)
         self.device.check(f"cat {arriving} >> {partial} && rm {arriving}")
-
-    def _push_bytes(self, data: bytes, target: PurePosixPath) -> None:
-        with tempfile.TemporaryDirectory() as folder:
-            file = Path(folder) / "piece"
-            file.write_bytes(data)
-            self.device.push(file, target)
 
     def _verify(self, payload: Payload, partial: PurePosixPath) -> None:
         timeout_s = COMMAND_TIMEOUT_S + payload.size_bytes / SLOWEST_BYTES_PER_S

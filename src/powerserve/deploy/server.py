@@ -6,14 +6,11 @@ Its folder holds `log`, `pid` (its process), `version` (the bundle it runs from)
 
 from __future__ import annotations
 
-import json
 import re
-import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 
 import msgspec
 
@@ -24,7 +21,9 @@ from powerserve.deploy.layout import SERVER
 from powerserve.storage.progress import Progress
 
 POLL_S = 0.3
+START_TIMEOUT_S = 900.0  # what a large model may take to load
 STOP_TIMEOUT_S = 40.0  # the server lets running answers finish for 30 s
+KILL_TIMEOUT_S = 10.0
 
 _READY = re.compile(r"powerserve is listening on http://127\.0\.0\.1:(\d+)")
 _IS_RUNNING = f"p=$(cat {SERVER}/pid) && kill -0 $p && grep -q powerserve /proc/$p/cmdline"
@@ -58,7 +57,8 @@ def start_server(
     Raises DeviceError if it does not start, or if the port is taken.
     """
     command = program.command(["serve", "--host", "127.0.0.1", "--port", "0", *arguments])
-    _push(device, "start.sh", f"cd {SERVER}\necho $$ > pid\n{command}\n")
+    device.check(f"mkdir -p {SERVER}")
+    device.push_bytes(f"cd {SERVER}\necho $$ > pid\n{command}\n".encode(), SERVER / "start.sh")
     device.check(
         f"cd {SERVER}; rm -f pid log record.json; echo {program.script.parents[1].name} > version\n"
         f"setsid sh {SERVER}/start.sh </dev/null >log 2>&1 &\n"
@@ -68,7 +68,7 @@ def start_server(
         progress.note(f"loading {model} on {device.serial}")
         device_port = _wait_until_ready(device)
         record = ServerRecord(model, device_port, device.forward(port, device_port))
-        _push(device, "record.json", json.dumps(asdict(record)))
+        device.push_bytes(msgspec.json.encode(record), SERVER / "record.json")
     except BaseException:
         with suppress(DeviceError):
             stop_server(device)
@@ -96,11 +96,10 @@ def stop_server(device: Device) -> bool:
         if record := find_server(device):
             device.remove_forward(record.port)
     was_running = device.run_script(f"{_IS_RUNNING} && kill $p").status == 0
-    deadline = time.monotonic() + STOP_TIMEOUT_S
-    while was_running and device.run_script(_IS_RUNNING).status == 0:
-        if time.monotonic() > deadline:
-            device.run_script(f"{_IS_RUNNING} && kill -9 $p")
-        time.sleep(POLL_S)
+    if was_running and not _ends_within(device, STOP_TIMEOUT_S):
+        device.run_script(f"{_IS_RUNNING} && kill -9 $p")
+        if not _ends_within(device, KILL_TIMEOUT_S):
+            raise DeviceError(f"the server on {device.serial} does not end: restart the device")
     device.check(f"rm -f {SERVER}/pid {SERVER}/version {SERVER}/record.json")
     return was_running
 
@@ -117,7 +116,8 @@ def print_log(device: Device, *, follow: bool) -> None:
 
 def _wait_until_ready(device: Device) -> int:
     """The server's port on the device, as soon as it listens there."""
-    while True:
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while time.monotonic() < deadline:
         is_running = device.run_script(_IS_RUNNING).status == 0
         log = device.run(["cat", str(SERVER / "log")]).output
         if ready := _READY.search(log):
@@ -127,11 +127,13 @@ def _wait_until_ready(device: Device) -> int:
             reason = lines[-1] if lines else "it wrote nothing"
             raise DeviceError(f"the server on {device.serial} did not start: {reason}")
         time.sleep(POLL_S)
+    raise DeviceError(f"the server on {device.serial} was not ready in {START_TIMEOUT_S:.0f} s")
 
 
-def _push(device: Device, name: str, content: str) -> None:
-    device.check(f"mkdir -p {SERVER}")
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / name
-        file.write_text(content, encoding="utf-8", newline="")
-        device.push(file, SERVER / name)
+def _ends_within(device: Device, timeout_s: float) -> bool:
+    deadline = time.monotonic() + timeout_s
+    while device.run_script(_IS_RUNNING).status == 0:
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(POLL_S)
+    return True

@@ -22,7 +22,12 @@ DAEMON = Path(__file__).with_name("adbd.py")
 NAMESPACE = ("unshare", "--user", "--map-root-user", "--mount")
 PROGRAMS = ("adb", "mksh", "toybox", "unshare")
 TIMEOUT_S = 60
-PIXEL = {"ro.product.model": "Fake 8", "ro.board.platform": "zuma", "ro.soc.model": "Tensor G3"}
+PIXEL = {
+    "ro.product.model": "Fake 8",
+    "ro.product.cpu.abi": "arm64-v8a",
+    "ro.board.platform": "zuma",
+    "ro.soc.model": "Tensor G3",
+}
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from powerserve.backend.qnn.runtime.buffers import InputBuffers, allocate, stack
 from powerserve.backend.qnn.runtime.cpu import CpuRuntime
 from powerserve.backend.qnn.runtime.process import COMMAND, ProcessRuntime
 from powerserve.backend.qnn.tensors import F16, F32, GraphSpec, TensorSpec, lm_head_spec
+from powerserve.core.config import ModelConfig
 from powerserve.core.errors import BackendError
 from powerserve.model.config import config_from_metadata
 from powerserve.storage.gguf import GGUFFile
@@ -52,11 +53,16 @@ def runtime(script: str, time_limit_s: float = 60) -> ProcessRuntime:
     return ProcessRuntime("NPU", command=command, time_limit_s=time_limit_s)
 
 
-def failure(worker: ProcessRuntime, binary: Path) -> str:
+def failure(worker: ProcessRuntime, binary: Path, request: GraphRequest = REQUEST) -> str:
     with pytest.raises(BackendError) as caught:
-        worker.load(binary, [REQUEST])
+        worker.load(binary, [request])
     worker.close()
     return str(caught.value)
+
+
+def config_of(converted: Converted) -> ModelConfig:
+    file = GGUFFile.open(converted.conversion.source)
+    return config_from_metadata(file.metadata, file.tensors)
 
 
 def test_a_worker_that_dies_is_one_sentence(binary: Path) -> None:
@@ -132,8 +138,7 @@ def test_the_worker_ends_with_its_parent() -> None:
 
 def test_real_binaries_are_executed(npu_model: Converted) -> None:
     """Two LM heads of different sizes in two binaries, beside the quantised graphs on the CPU."""
-    file = GGUFFile.open(npu_model.conversion.source)
-    config = config_from_metadata(file.metadata, file.tensors)
+    config = config_of(npu_model)
     results = []
     for path, device in (
         (npu_model.folder / EMULATOR_FOLDER, ProcessRuntime("emulator")),
@@ -153,17 +158,32 @@ def test_real_binaries_are_executed(npu_model: Converted) -> None:
         assert np.abs(emulated - expected).max() < 0.01 * np.abs(expected).max()
 
 
+def test_a_graph_with_other_tensors_is_refused(npu_model: Converted) -> None:
+    """ONNX Runtime itself looks neither at the graph's name nor at those of its tensors."""
+    folder = QnnFolder.read(npu_model.folder / EMULATOR_FOLDER)
+    head = folder.files.embeddings[0]
+    spec = lm_head_spec(config_of(npu_model), head.batch_size)
+    renamed = GraphSpec(spec.inputs, (TensorSpec("other", F32, spec.outputs[0].shape),))
+    for request, message in (
+        (GraphRequest("another", spec), "has no graph another; it has"),
+        (GraphRequest(head.graph_name, renamed), "has no tensor other"),
+    ):
+        assert message in failure(
+            ProcessRuntime("emulator"), folder.path / head.model_path, request
+        )
+
+
 def test_random_bytes_are_refused(binary: Path) -> None:
     pytest.importorskip("onnxruntime_qnn", reason="onnxruntime-qnn has no wheel for this platform")
     binary.write_bytes(np.random.default_rng(0).bytes(5000))
     message = failure(ProcessRuntime("emulator"), binary)
-    assert message.startswith(f"the graph graph of {binary} cannot be loaded: ")
+    assert message.startswith(f"{binary} cannot be inspected: ")
 
 
 def test_a_folder_without_libraries_is_named(binary: Path, tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime_qnn", reason="onnxruntime-qnn has no wheel for this platform")
     message = failure(ProcessRuntime("emulator", tmp_path), binary)
-    assert message == f"there is no libQnnHtp.so in {tmp_path}"
+    assert message == f"{tmp_path} lacks libQnnHtp.so or libQnnSystem.so"
 
 
 def test_an_onnx_file_with_other_tensors_is_refused(tmp_path: Path) -> None:

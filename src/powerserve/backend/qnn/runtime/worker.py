@@ -14,6 +14,8 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from powerserve.backend.qnn.inspect import BinaryInfo, check_graph, inspect_binary
+from powerserve.backend.qnn.libraries import find_libraries
 from powerserve.backend.qnn.runtime.base import Array, GraphRequest
 from powerserve.backend.qnn.runtime.buffers import view
 from powerserve.backend.qnn.runtime.sessions import SessionGraph, npu_session
@@ -37,6 +39,7 @@ class Worker:
     def __init__(self) -> None:
         self._blocks: list[npt.NDArray[np.uint8]] = []
         self._graphs: list[SessionGraph] = []
+        self._described: dict[Path, BinaryInfo] = {}
 
     def handle(self, request: Request) -> None:
         """Do what is asked; raises BackendError."""
@@ -54,13 +57,23 @@ class Worker:
             for places in (request.inputs, request.outputs)
         )
         graph = GraphRequest(request.name, GraphSpec(tuple(inputs), tuple(outputs)))
+        binary = Path(request.binary)
         libraries = None if request.libraries is None else Path(request.libraries)
-        session = npu_session(Path(request.binary), graph, libraries)
+        self._check(binary, graph, libraries)
+        session = npu_session(binary, graph, libraries)
         return SessionGraph(
             session,
             {spec.name: array for spec, array in inputs.items()},
             {spec.name: array for spec, array in outputs.items()},
         )
+
+    def _check(self, binary: Path, graph: GraphRequest, libraries: Path | None) -> None:
+        """ONNX Runtime would take any graph whose tensors have the right number of bytes."""
+        if sys.platform == "win32":
+            return  # binaries cannot be described there
+        if binary not in self._described:
+            self._described[binary] = inspect_binary(binary, find_libraries(libraries))
+        check_graph(binary, self._described[binary], graph)
 
     def _array(self, place: Place) -> Array:
         return view(self._blocks[place.block], _spec(place), place.offset)

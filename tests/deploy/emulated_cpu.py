@@ -61,7 +61,7 @@ def run_on(
     *,
     environment: Mapping[str, str] | None = None,
     stdin: bytes = b"",
-    timeout_s: float = 300,
+    timeout_s: float = 900,
 ) -> subprocess.CompletedProcess[bytes]:
     """Run `argv` (paths as the device sees them) on the emulated `cpu` below `root`."""
     return subprocess.run(

@@ -38,6 +38,7 @@ from powerserve.storage.progress import SILENT
 
 MAX_BYTES = 30_000_000
 ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.timeout(1800)  # the first use of the bundle compiles ggml three times
 NOT_IN_BUNDLES = {"gguf", "huggingface-hub", "libggml-python", "numpy"}  # or not from a wheel
 
 

@@ -15,6 +15,7 @@ import pytest
 pytest.importorskip("onnxruntime_qnn", reason="onnxruntime-qnn has no wheel for this platform")
 
 from command_line import PROGRAM, status_of
+from hf_checkpoints import TinyCheckpoint, write_checkpoint
 from npu_conversions import TEXT, tiny_npu_model
 from powerserve.backend.qnn.config_file import read_qnn_config
 
@@ -35,12 +36,13 @@ def text(tmp_path: Path) -> Path:
 
 
 def test_the_command_of_the_originals_readme(
-    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    write_checkpoint(tmp_path / "Llama-3.1-8B-Instruct", TinyCheckpoint(head_dim=32))
     monkeypatch.chdir(tmp_path)  # neither prompt file is here: they come with PowerServe
     status = status_of(
         *("qnn", "convert"),
-        *("--model-folder", model),
+        *("--model-folder", "Llama-3.1-8B-Instruct"),
         *("--model-name", "llama3_1_8b"),
         *("--system-prompt-file", "system_prompt_llama.txt"),
         *("--prompt-file", "./prompt/lab_intro_llama.md"),
@@ -51,7 +53,7 @@ def test_the_command_of_the_originals_readme(
         *("--build-folder", "./llama3.1-8b-QNN-tmp"),
         *("--max-n-tokens", "60", "--n-threads", "2", "--fp16-lm-head"),
         *("--silent", "--clear-build-files", "--soc", "8650"),
-        # a tiny model's cache, and no time for the emulator
+        # a tiny model's cache, and no time for the emulator:
         *("--cache-size", "144", "--context-size", "160", "--no-gate"),
     )
     assert status == 0

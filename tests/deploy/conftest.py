@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,6 +10,7 @@ import pytest
 from deploy.fake_phone.phone import (
     FakePhone,
     PhoneSettings,
+    PlugIn,
     adb_server,
     connect,
     require_phone_tools,
@@ -17,8 +18,6 @@ from deploy.fake_phone.phone import (
 from deploy.stand_in import write_bundle
 from powerserve.deploy.device import Device
 from powerserve.deploy.selection import choose_device
-
-PlugIn = Callable[..., FakePhone]
 
 
 @pytest.fixture

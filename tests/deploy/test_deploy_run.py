@@ -12,8 +12,7 @@ from pathlib import Path
 import pytest
 
 from command_line import PROGRAM, program, status_of
-from deploy.conftest import PlugIn
-from deploy.fake_phone.phone import FakePhone, PhoneSettings
+from deploy.fake_phone.phone import FakePhone, PhoneSettings, PlugIn
 from deploy.stand_in import write_bundle
 from server_process import wait_until
 from tiny_models import TinyModel, write_tiny_model
@@ -134,6 +133,7 @@ def test_ctrl_c_ends_the_program_on_the_phone(phone: FakePhone, tiny: Path, tmp_
         ),
         (("run", "x", "--sign", "'", "--bundle", SCRIPT), "`'` cannot be run: No closing"),
         (("run", "x", "--flags='"), "has an unclosed quote"),
+        (("serve", "x", "--port", "65536"), "--port 65536 is no port: they end at 65535"),
         (("logs",), "no server has been started on 127"),
     ],
 )

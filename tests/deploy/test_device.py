@@ -11,8 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from deploy.conftest import PlugIn
-from deploy.fake_phone.phone import FakePhone, PhoneSettings
+from deploy.fake_phone.phone import FakePhone, PhoneSettings, PlugIn
 from powerserve.core.errors import DeviceError
 from powerserve.deploy import programs
 from powerserve.deploy.device import Device

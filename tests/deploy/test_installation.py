@@ -7,8 +7,7 @@ from pathlib import Path, PurePath, PurePosixPath
 
 import pytest
 
-from deploy.conftest import PlugIn
-from deploy.fake_phone.phone import FakePhone, PhoneSettings, adb, connect
+from deploy.fake_phone.phone import FakePhone, PhoneSettings, PlugIn, adb, connect
 from deploy.stand_in import write_bundle
 from powerserve.core.errors import DeviceError
 from powerserve.deploy.contents import FolderContents, folder_contents

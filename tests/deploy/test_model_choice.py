@@ -11,8 +11,7 @@ from pathlib import Path
 import pytest
 
 from command_line import PROGRAM, status_of
-from deploy.conftest import PlugIn
-from deploy.fake_phone.phone import FakePhone, PhoneSettings
+from deploy.fake_phone.phone import FakePhone, PhoneSettings, PlugIn
 from deploy.stand_in import write_bundle
 from hub_server import Hub, serving
 from model_folders import write_model_folder

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from deploy.conftest import PlugIn
-from deploy.fake_phone.phone import PhoneSettings
+from deploy.fake_phone.phone import PhoneSettings, PlugIn
 from powerserve.core.errors import DeviceError
 from powerserve.deploy.selection import choose_device
 

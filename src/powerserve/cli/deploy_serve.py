@@ -18,8 +18,10 @@ from powerserve.cli.deploy_flags import (
     add_model_flags,
     deploy_model,
 )
+from powerserve.core.errors import UsageError
 
 DEFAULT_PORT = 8080
+MAX_PORT = 65535
 
 
 def configure(parser: ArgumentParser) -> None:
@@ -40,6 +42,8 @@ def configure(parser: ArgumentParser) -> None:
 
 def execute(arguments: Namespace) -> int:
     """Deploy, start, and say where the server is."""
+    if arguments.port > MAX_PORT:
+        raise UsageError(f"--port {arguments.port} is no port: they end at {MAX_PORT}")
     from powerserve.deploy.server import start_server, stop_server
     from powerserve.storage.progress import console_progress
 

@@ -40,7 +40,9 @@ class PushCounter:
 
     def count(self, size: int) -> None:
         self._total += size
-        self._log.write_text(str(self._total))
+        fresh = self._log.with_suffix(".new")
+        fresh.write_text(str(self._total))
+        fresh.replace(self._log)
         if self._limit is not None and self._total > self._limit:
             os._exit(1)
 

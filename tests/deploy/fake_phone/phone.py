@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -40,6 +41,9 @@ class PhoneSettings:
     shell_v2: bool = True
     cpu: str | None = None  # one of qemu's, with nothing of the host; None: the host's
     properties: dict[str, str] = field(default_factory=lambda: dict(PIXEL))
+
+
+PlugIn = Callable[..., "FakePhone"]  # the fixture `plug_in`: takes PhoneSettings or nothing
 
 
 class FakePhone:
@@ -81,10 +85,15 @@ class FakePhone:
         self.port = int(self._process.stdout.readline())
 
     def stop(self) -> None:
-        """Switch it off, if it is on."""
+        """Switch it off, if it is on, and a server that was left running on it."""
         if self._process is not None:
             self._process.kill()
             self.wait_for_death()
+        server = self.data / "local/tmp/powerserve/server/pid"
+        if server.exists():
+            with suppress(ProcessLookupError):
+                os.kill(int(server.read_text()), signal.SIGKILL)
+            server.unlink()
 
     def wait_for_death(self) -> None:
         """Until the cable is pulled, as the settings told it."""

@@ -18,6 +18,7 @@ from powerserve.cache.prefix_file import BLOCK
 from powerserve.cache.prefix_store import PrefixFolder, PrefixStore
 from powerserve.cache.prefix_tree import PrefixTree
 from powerserve.core.errors import PrefixFileError
+from powerserve.storage.atomic import partial_path
 
 IDENTITY, OTHER = b"a" * 32, b"b" * 32
 MEBIBYTE = 1 << 20
@@ -223,6 +224,17 @@ def test_the_file_unused_for_longest_goes_first(tmp_path: Path) -> None:
     last.save(store_in(tmp_path, b"l" * 32, max_bytes=3 * size))
     left = [store_in(tmp_path, name * 32).file.exists() for name in (b"x", b"y", b"z", b"l")]
     assert left == [False, True, True, True]
+
+
+def test_what_a_killed_process_left_behind_goes(saved: PrefixStore) -> None:
+    left, recent = partial_path(saved.file), partial_path(saved.file)
+    for file in (left, recent):
+        file.write_bytes(b"conversations")
+    os.utime(left, (1e9, 1e9))
+    engine = Engine()
+    engine.remember([1])
+    engine.save(saved)
+    assert not left.exists() and recent.exists()  # which another server may be writing
 
 
 prefixes = st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=6), max_size=8)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,9 +17,11 @@ from powerserve.cache.prefix import PrefixIndex
 from powerserve.cache.prefix_file import CellFormat, blocks_of, read_prefixes, write_prefixes
 from powerserve.cache.prefix_tree import PrefixTree
 from powerserve.core.errors import PrefixFileError
+from powerserve.storage.atomic import is_partial
 
 SUFFIX = ".prefixes"
 _PRIVATE_FOLDER = 0o700
+_ABANDONED_S = 3600  # nobody writes a file for so long
 _ANY_CELL = np.zeros(1, np.int64)
 
 
@@ -103,11 +106,15 @@ class PrefixStore:
         return CellFormat(self._identity, len(cache.save(_ANY_CELL)))
 
     def _prune(self) -> None:
-        """Delete the longest unused files of other models until the folder is within its bound."""
+        """Delete the longest unused files of other models until the folder is within its bound,
+        and what processes left behind that were killed."""
         room = self._folder.max_bytes
         for status, file in sorted(self._files(), key=lambda each: -each[0].st_mtime_ns):
             room -= status.st_size
             if room < 0 and file != self.file:
+                file.unlink(missing_ok=True)
+        for file in self._folder.path.glob(f".*{SUFFIX}.*"):
+            if is_partial(file) and time.time() - file.stat().st_mtime > _ABANDONED_S:
                 file.unlink(missing_ok=True)
 
     def _files(self) -> Iterator[tuple[os.stat_result, Path]]:

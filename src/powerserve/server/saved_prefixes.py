@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 from powerserve.cache.prefix_store import PrefixFolder, PrefixStore
-from powerserve.core.errors import PrefixFileError
+from powerserve.core.errors import PowerServeError
 from powerserve.engine.loader import LoadedEngine
 
 logger = logging.getLogger("powerserve.server")
@@ -25,7 +25,7 @@ class SavedPrefixes:
             return
         try:
             num_tokens = self._loaded.engine.restore_prefixes(self._store)
-        except PrefixFileError as error:
+        except PowerServeError as error:
             logger.warning("%s", error)
         else:
             logger.info("restored %d tokens of prompts for %s", num_tokens, self._name)
@@ -36,7 +36,7 @@ class SavedPrefixes:
             return
         try:
             num_tokens = self._loaded.engine.save_prefixes(self._store)
-        except PrefixFileError as error:
+        except PowerServeError as error:
             logger.warning("%s", error)
         else:
             logger.info("saved %d tokens of prompts of %s", num_tokens, self._name)

@@ -111,6 +111,15 @@ def test_sixteen_bits_change_nothing(tmp_path: Path) -> None:
     assert [layer.error for layer in layers] == [0, 0, 0]
 
 
+def test_some_matrices_may_have_more_bits(tmp_path: Path) -> None:
+    model = open_tiny(tmp_path)
+    options = replace(W4, wide_matrices=frozenset({"attn_v", "ffn_down"}))
+    bits = {name: each.matrix.bits for name, each in linears(quantised(model, options)).items()}
+    wide = {name for name, number in bits.items() if number == 8}
+    assert wide == {f"blk.{layer}.{name}" for layer in (0, 1) for name in ("attn_v", "ffn_down")}
+    assert len(bits) == 14
+
+
 def test_sums_of_single_blocks_have_room(tmp_path: Path) -> None:
     """They may leave the range of the whole sum, and the NPU would clip them."""
     model = open_tiny(tmp_path)

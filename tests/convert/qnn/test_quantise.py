@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnx
 import pytest
@@ -156,8 +158,12 @@ def test_packed_codes_are_read_back_by_onnx(shape: tuple[int, int]) -> None:
         ({"weight_bits": 5}, "weights can have 4, 8 or 16 bits, not 5"),
         ({"lm_head_bits": 2}, "not 2"),
         ({"block_size": 128}, "blocks of 128 weights are not possible"),
+        (
+            {"wide_matrices": frozenset({"attn_qkv"})},
+            "no matrix 'attn_qkv'; they have attn_q, attn",
+        ),
     ],
 )
-def test_impossible_options_are_refused(options: dict[str, int], message: str) -> None:
+def test_impossible_options_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         QuantisationOptions(**options)

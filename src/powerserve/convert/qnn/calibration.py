@@ -103,7 +103,7 @@ def _quantise_layer(
     options = calibration.quantisation
     observer = LinearObserver(with_hessian=options.scales is ScaleSearch.GPTQ)
     expected = _run_layer(model, layer, hidden, calibration, observer)
-    linears = _quantise(observer, options.weight_bits, options)
+    linears = _quantise(observer, options.bits, options)
     if not linears:
         return QuantisedLayer({}, 0.0), expected
     made = _run_layer(model, layer, hidden, calibration, QuantisedLinears(linears))
@@ -150,16 +150,16 @@ def _quantise_lm_head(
     for states in hidden:
         for outputs in lm_head.run(states):
             observer.observe(outputs)
-    return QuantisedLayer(_quantise(observer, options.lm_head_bits, options), 0.0)
+    return QuantisedLayer(_quantise(observer, lambda part: options.lm_head_bits, options), 0.0)
 
 
-def _quantise(observer: LinearObserver, bits: int, options: QuantisationOptions) -> Linears:
-    if bits == FLOAT_BITS:
-        return {}
+def _quantise(
+    observer: LinearObserver, bits_of: Callable[[str], int], options: QuantisationOptions
+) -> Linears:
     return {
-        name: _quantise_linear(seen, bits, options)
+        name: _quantise_linear(seen, bits_of(name), options)
         for name, seen in observer.statistics.items()
-        if not seen.part.is_float
+        if not seen.part.is_float and bits_of(name) != FLOAT_BITS
     }
 
 

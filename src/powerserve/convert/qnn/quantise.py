@@ -15,6 +15,11 @@ from powerserve.convert.qnn.statistics import InputStatistics
 from powerserve.core.errors import UsageError
 
 FLOAT_BITS = 16
+WIDE_BITS = 8
+MATRICES = (
+    *("attn_q", "attn_k", "attn_v", "attn_output"),
+    *("ffn_gate", "ffn_up", "ffn_down"),
+)  # of a layer
 BLOCK_SIZES = (32, 64)  # what the NPU's compiler takes
 _PIECE_WEIGHTS = 1 << 22  # quantised at once: searching takes memory for several copies of them
 
@@ -37,12 +42,14 @@ class QuantisationOptions:
         block_size: weights of a row that share a scale, 32 or 64; None: the whole row. Rows that
             are no multiple of it have one scale.
         lm_head_bits: as `weight_bits`, for the output layer.
+        wide_matrices: what has 8 bits in every layer, however few the others have; of MATRICES.
     """
 
     weight_bits: int = 4
     scales: ScaleSearch = ScaleSearch.GPTQ
     block_size: int | None = None
     lm_head_bits: int = 8
+    wide_matrices: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
         """Raises UsageError for a value that cannot be compiled."""
@@ -53,6 +60,15 @@ class QuantisationOptions:
             raise UsageError(
                 f"blocks of {self.block_size} weights are not possible; 32 and 64 are, or none"
             )
+        if unknown := self.wide_matrices.difference(MATRICES):
+            raise UsageError(
+                f"layers have no matrix {min(unknown)!r}; they have {', '.join(MATRICES)}"
+            )
+
+    def bits(self, part: str) -> int:
+        """Bits of the weights of a part of a layer (`blk.0.attn_q`)."""
+        is_wide = any(f".{name}" in part for name in self.wide_matrices)
+        return max(self.weight_bits, WIDE_BITS) if is_wide else self.weight_bits
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,11 +6,13 @@ is an emulator that takes minutes where the NPU takes milliseconds.
 
 from __future__ import annotations
 
+import os
 import queue
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from threading import Thread
 from typing import IO
@@ -37,7 +39,6 @@ from powerserve.core.exit_status import describe_exit
 COMMAND = (sys.executable, "-m", "powerserve.backend.qnn.runtime.worker")
 TIME_LIMIT_S = 900.0  # of one request: the emulator is slow
 END_TIMEOUT_S = 10
-_MEMORY_FOLDER = Path("/dev/shm")  # files there never reach a disk
 
 
 class ProcessRuntime(Runtime):
@@ -111,14 +112,8 @@ class SharedBlocks:
         self._blocks: list[npt.NDArray[np.uint8]] = []
 
     def new(self, size_bytes: int) -> npt.NDArray[np.uint8]:
-        """Zeroed memory, the next block; its file is gone when both have mapped it."""
-        folder = _MEMORY_FOLDER if _MEMORY_FOLDER.is_dir() else None
-        with tempfile.TemporaryDirectory(
-            prefix="powerserve-npu-", dir=folder, ignore_cleanup_errors=True
-        ) as place:
-            path = Path(place) / "tensors"
-            with path.open("wb") as file:
-                file.truncate(size_bytes)
+        """Zeroed memory, the next block."""
+        with _memory_file(size_bytes) as path:
             block = map_file(path)
             self._worker.ask(MapFile(str(path)), "sharing memory")
         self._blocks.append(block)
@@ -131,6 +126,27 @@ class SharedBlocks:
     def _place(self, name: str, array: Array) -> Place:
         index, offset = find_place(array, enumerate(self._blocks))
         return Place(name, array.dtype.name, array.shape, index, offset)
+
+
+@contextmanager
+def _memory_file(size_bytes: int) -> Iterator[Path]:
+    """A file of zeros that is gone when nobody has it mapped any more.
+
+    Not one in /dev/shm: containers have 64 MB of that, and die where it ends.
+    """
+    if sys.platform == "linux":
+        descriptor = os.memfd_create("powerserve-npu")
+        try:
+            os.ftruncate(descriptor, size_bytes)
+            yield Path(f"/proc/{os.getpid()}/fd/{descriptor}")
+        finally:
+            os.close(descriptor)
+        return
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        path = Path(folder) / "tensors"
+        with path.open("wb") as file:
+            file.truncate(size_bytes)
+        yield path
 
 
 class WorkerProcess:

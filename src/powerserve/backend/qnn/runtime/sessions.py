@@ -118,6 +118,8 @@ def _options(num_threads: int) -> SessionOptions:
     options: SessionOptions = _imported("onnxruntime").SessionOptions()
     options.log_severity_level = ONLY_FATAL
     options.intra_op_num_threads = num_threads
+    # Every graph has threads of its own, and those of the others should not burn the cores.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return options
 
 

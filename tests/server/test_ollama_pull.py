@@ -16,6 +16,7 @@ from server_process import ServerProcess, serving, wait_until
 from tiny_models import TinyModel, write_tiny_model
 
 REPO = "owner/Tiny-GGUF"
+PULL = {"model": f"{REPO}:Q8_0"}
 
 
 @pytest.fixture
@@ -77,9 +78,8 @@ def test_what_the_hub_does_not_have(llama: ollama.Client, http: httpx.Client) ->
 def test_a_client_that_leaves_ends_its_download(
     server: ServerProcess, hub: Hub, tmp_path: Path, http: httpx.Client
 ) -> None:
-    body = {"model": f"{REPO}:Q8_0"}
     hub.hold_after_bytes = 300_000
-    with http.stream("POST", "/api/pull", json=body) as reply:
+    with http.stream("POST", "/api/pull", json=PULL) as reply:
         lines = map(json.loads, reply.iter_lines())
         assert next(line for line in lines if line.get("total"))
     wait_until(lambda: '"/api/pull"' in http.get("/metrics").text)  # now that request has ended
@@ -87,10 +87,26 @@ def test_a_client_that_leaves_ends_its_download(
     blobs = tmp_path / "hf/hub/models--owner--Tiny-GGUF/blobs"
     whole = len(hub.repos[REPO]["Tiny-Q8_0.gguf"])
     hub.hold_after_bytes = None
-    again = http.post("/api/pull", json=body).text.splitlines()  # waits for the first one's end
+    again = http.post("/api/pull", json=PULL).text.splitlines()  # waits for the first one's end
     assert json.loads(again[-1]) == {"status": "success"}
     assert any("bytes=" in request for request in hub.requests)  # it went on where that ended
     assert sorted(path.stat().st_size for path in blobs.iterdir()) == [whole]
+
+
+@pytest.mark.parametrize("is_there", [True, False], ids=["client waits", "client left"])
+def test_a_hub_that_is_silent_does_not_keep_the_server(
+    server: ServerProcess, hub: Hub, is_there: bool
+) -> None:
+    """Its download would wait for the hub for minutes, longer than `stop` waits for the server."""
+    hub.hold_after_bytes = 300_000  # for good
+    with server.client() as http, http.stream("POST", "/api/pull", json=PULL) as reply:
+        lines = map(json.loads, reply.iter_lines())
+        assert next(line for line in lines if line.get("total"))
+        if not is_there:
+            reply.close()
+        status, errors = server.stop()
+    hub.go_on.set()
+    assert status == 0 and "Traceback" not in errors, errors
 
 
 def test_a_server_with_one_model_pulls_none(tmp_path: Path) -> None:

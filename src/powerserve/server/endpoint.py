@@ -41,7 +41,7 @@ class Endpoint:
             await self._report(response, error)
         else:
             call = Call(body, request.path_params, request.query_params, request.headers)
-            await _until_disconnect(receive, self._answer(call, response))
+            await self._until_disconnect(receive, self._answer(call, response))
         self._serving.metrics.count_request(self._operation.path, response.status)
         access_log.info(
             "%s %s %d %.0f ms",
@@ -50,6 +50,21 @@ class Endpoint:
             response.status,
             1000 * (monotonic() - began),
         )
+
+    async def _until_disconnect(self, receive: Receive, work: Coroutine[Any, Any, None]) -> None:
+        """Do the work, but cancel it the moment the client leaves."""
+        task = asyncio.create_task(work)
+        gone = asyncio.create_task(_disconnected(receive))
+        try:
+            await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+        except asyncio.CancelledError:
+            if not self._serving.is_stopping:
+                raise
+            # By uvicorn: a client that does not read what it was told last is not waited for.
+        finally:
+            task.cancel()
+            gone.cancel()
+            await asyncio.gather(task, gone, return_exceptions=True)
 
     async def _answer(self, call: Call, response: _Response) -> None:
         limit_s = self._serving.settings.limits.request_timeout_s
@@ -126,18 +141,6 @@ class _Response:
 
     async def _body(self, content: bytes, *, more: bool) -> None:
         await self._send({"type": "http.response.body", "body": content, "more_body": more})
-
-
-async def _until_disconnect(receive: Receive, work: Coroutine[Any, Any, None]) -> None:
-    """Do the work, but cancel it the moment the client leaves."""
-    task = asyncio.create_task(work)
-    gone = asyncio.create_task(_disconnected(receive))
-    try:
-        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        task.cancel()
-        gone.cancel()
-        await asyncio.gather(task, gone, return_exceptions=True)
 
 
 async def _disconnected(receive: Receive) -> None:

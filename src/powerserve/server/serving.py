@@ -32,6 +32,7 @@ class Serving:
         self.metrics = metrics
         self.is_stopping = False
         self.num_admitted = 0  # generations
+        self._at_end: list[Callable[[], None]] = []
         # Templates are programs of strangers, and prompts can be long: not for the event loop.
         self._prompt_workers = DaemonExecutor(_PROMPT_THREADS, "prompt")
         metrics.watch("llamacpp:requests_processing", "Generations now", self._num_processing)
@@ -86,10 +87,21 @@ class Serving:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._prompt_workers, lambda: function(*args, **kwargs))
 
+    @contextmanager
+    def at_end(self, action: Callable[[], None]) -> Iterator[None]:
+        """Have `action` called if `end_all` comes before the block is left."""
+        self._at_end.append(action)
+        try:
+            yield
+        finally:
+            self._at_end.remove(action)
+
     def end_all(self) -> None:
         """Cancel every running answer, telling its reader why."""
         for runner in self.pool.runners:
-            runner.end_all(_unavailable("the server is stopping"))
+            runner.end_all(stopping())
+        for action in list(self._at_end):
+            action()
 
     async def close(self) -> None:
         """Unload the models and end the threads."""
@@ -105,7 +117,7 @@ class Serving:
         if count > room:
             raise invalid(f"n must be at most {room} here, not {count}", "n")
         if self.is_stopping:
-            raise _unavailable("the server is stopping")
+            raise stopping()
         if self.num_admitted + count > room:
             raise _unavailable("the server has as many requests as it can take; try again later")
         self.num_admitted += count
@@ -136,6 +148,11 @@ class Serving:
 
     def _num_deferred(self) -> float:
         return self.num_admitted - self._num_processing()
+
+
+def stopping() -> ApiError:
+    """The error for whatever cannot be finished any more."""
+    return _unavailable("the server is stopping")
 
 
 def _unavailable(message: str) -> ApiError:

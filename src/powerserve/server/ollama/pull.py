@@ -13,7 +13,7 @@ from powerserve.server.errors import ApiError, ErrorKind, invalid
 from powerserve.server.ollama.fields import LATEST
 from powerserve.server.ollama.lines import CONTENT_TYPE, json_line
 from powerserve.server.ollama.pull_report import PullReport
-from powerserve.server.serving import Serving
+from powerserve.server.serving import Serving, stopping
 from powerserve.server.surface import Call, Events, Reply
 from powerserve.storage.builtin import ensure_builtin, find_builtin
 from powerserve.storage.hub import pull
@@ -72,8 +72,11 @@ class Pulls:
         work.add_done_callback(lambda done: _ended(done, report))
         try:
             yield json_line({"status": "pulling manifest"})
-            async for line in report.lines():
-                yield json_line(line)
+            with self._serving.at_end(report.close):
+                async for line in report.lines():
+                    yield json_line(line)
+            if not work.done():
+                raise stopping()
             await work
             yield json_line(_SUCCESS)
         finally:

@@ -14,6 +14,9 @@ import pytest
 from command_line import PROGRAM, program, status_of
 from deploy.fake_phone.phone import FakePhone, PhoneSettings, PlugIn
 from deploy.stand_in import write_bundle
+from powerserve.deploy.bundle.build import BundleOptions
+from powerserve.deploy.bundle.target import Target
+from powerserve.storage.progress import Progress
 from server_process import wait_until
 from tiny_models import TinyModel, write_tiny_model
 
@@ -151,6 +154,22 @@ def test_mistakes_end_with_a_sentence(
     assert told.startswith("powerserve deploy")
     assert sentence in told
     assert not told.endswith(".")
+
+
+@pytest.mark.usefixtures("phone")
+def test_without_a_bundle_the_one_for_the_device_is_built(
+    tiny: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built = []
+
+    def build(target: Target, options: BundleOptions, progress: Progress) -> Path:
+        built.append((target.name, options))
+        return write_bundle(tmp_path / "built.tar.gz", "echo built\n")
+
+    monkeypatch.setattr("powerserve.deploy.bundle.build_bundle", build)
+    assert status_of("deploy", "run", tiny, "--ndk", tmp_path) == 0
+    assert capfd.readouterr().out == "built\n"
+    assert built == [("android-glibc", BundleOptions(ndk=tmp_path))]
 
 
 @pytest.mark.usefixtures("phone")

@@ -104,6 +104,9 @@ def test_a_name_of_the_table_runs_on_the_cpu_of_any_phone(
     assert "the CPU is used: no models are compiled for this device's SoC" in told
     assert "ggml/weights.gguf" in names_on(phone, f"{MODELS}/{name}")
     assert not any("chunk.bin" in request for request in hub.requests)
+    num_requests = len(hub.requests)
+    assert deploy_run(hub, tmp_path, "llama-3.1-8b", HF_HUB_OFFLINE="1")[0][4] == words[4]
+    assert len(hub.requests) == num_requests
 
 
 def test_an_npu_gets_its_own_files_libraries_and_variables(

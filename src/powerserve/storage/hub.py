@@ -94,7 +94,7 @@ def pull_folder(repo: str, *, progress: Progress = SILENT, skipped: tuple[str, .
 
 
 def _check_installed() -> None:
-    """Bundles for devices come without the client: they are small, and models are pushed to them."""
+    """Bundles for devices come without the client: models are pushed to them."""
     if importlib.util.find_spec("huggingface_hub") is None:
         raise DownloadError(
             "models are pulled by huggingface_hub, which is not installed here; pull the model on "

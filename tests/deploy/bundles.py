@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from powerserve.core.errors import PowerServeError
-from powerserve.deploy.bundle import DEFAULT_TARGET, build_bundle
+from powerserve.deploy.bundle.build import build_bundle
 from powerserve.deploy.bundle.debian import KEYRING
+from powerserve.deploy.bundle.target import DEFAULT_TARGET
 from powerserve.deploy.bundle.toolchain import GCC_PREFIX
 
 USER_CACHE = os.environ.get("XDG_CACHE_HOME")  # before any test changes it

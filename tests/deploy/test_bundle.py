@@ -23,16 +23,10 @@ from command_line import PROGRAM, status_of
 from deploy.bundles import real_bundle, require_build_tools
 from deploy.compiled import make_ndk, replace_pip
 from powerserve.core.errors import BundleError, UsageError
-from powerserve.deploy.bundle import (
-    DEFAULT_TARGET,
-    TARGETS,
-    BundleOptions,
-    build_bundle,
-    debian,
-    find_target,
-    wheels,
-)
 from powerserve.deploy.bundle import build as bundle_build
+from powerserve.deploy.bundle import debian, wheels
+from powerserve.deploy.bundle.build import BundleOptions, build_bundle
+from powerserve.deploy.bundle.target import DEFAULT_TARGET, TARGETS, find_target
 from powerserve.deploy.bundle.toolchain import GCC_PREFIX
 from powerserve.storage.progress import SILENT
 

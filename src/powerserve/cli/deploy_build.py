@@ -39,7 +39,7 @@ def configure(parser: ArgumentParser) -> None:
 def execute(arguments: Namespace) -> int:
     """Build it; returns the exit status."""
     from powerserve.cli.build_native import stop_on_termination
-    from powerserve.deploy.bundle import BundleOptions, build_bundle
+    from powerserve.deploy.bundle.build import BundleOptions, build_bundle
     from powerserve.storage.progress import console_progress, format_bytes
 
     target = find_target(arguments.target)

@@ -93,7 +93,8 @@ def _bundle(arguments: Namespace, device: Device, progress: Progress) -> Iterato
 
 
 def _built(ndk: Path | None, device: Device, progress: Progress) -> Path:
-    from powerserve.deploy.bundle import BundleOptions, build_bundle, find_target
+    from powerserve.deploy.bundle.build import BundleOptions, build_bundle
+    from powerserve.deploy.bundle.target import find_target
 
     return build_bundle(find_target(device.bundle_target), BundleOptions(ndk=ndk), progress)
 

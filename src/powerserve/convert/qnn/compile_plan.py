@@ -17,6 +17,7 @@ from powerserve.convert.qnn.compiler import (
 from powerserve.convert.qnn.memory import MemoryEstimate
 from powerserve.convert.qnn.parallel import Piece, run_side_by_side
 from powerserve.convert.qnn.plan import Part, Plan
+from powerserve.convert.qnn.request import NpuConversion
 from powerserve.core import machine
 from powerserve.storage.progress import Progress
 
@@ -39,23 +40,17 @@ class CompiledPart:
 
 
 def compile_plan(
-    plan: Plan,
-    build: BuildFolder,
-    options: CompileOptions,
-    estimate: MemoryEstimate,
-    num_processes: int,
-    progress: Progress,
-    *,
-    for_emulator: bool,
+    plan: Plan, build: BuildFolder, request: NpuConversion, progress: Progress
 ) -> dict[Part, CompiledPart]:
-    """Compile every part for the device, and for the emulator if that is wanted.
+    """Compile every part for the device, and for the emulator if the request needs that.
 
-    At most `num_processes` compilations run at a time, and fewer where memory is short.
+    At most `request.num_processes` compilations run at a time, and fewer where memory is short.
 
     Raises:
         BackendError: the compiler refuses a graph, crashes or runs out of time or memory.
     """
-    batch_sizes = plan.sizes.batch_sizes if for_emulator else ()
+    options, estimate = request.compiling, request.memory(plan.config)
+    batch_sizes = plan.sizes.batch_sizes if request.needs_emulator else ()
     jobs = [(part, size) for part in plan.parts for size in (None, *batch_sizes)]
     with ChildProcesses() as children, progress.count("compiling", len(jobs)) as advance:
         pieces = [
@@ -67,7 +62,7 @@ def compile_plan(
         ]
         done: dict[tuple[Part, int | None], CompiledBinary] = {}
         memory = machine.available_memory()
-        for index, binary in run_side_by_side(pieces, num_processes, memory, children.end):
+        for index, binary in run_side_by_side(pieces, request.num_processes, memory, children.end):
             done[jobs[index]] = binary
             advance(1)
     return {

@@ -7,12 +7,15 @@ node that names the graph inside it. Sessions that share weights must live in on
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from powerserve.convert.qnn.child import serve
 from powerserve.core import machine
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession, SessionOptions
 
 PROVIDER = "QNNExecutionProvider"
 LOG_ERRORS = 3  # onnxruntime's severity
@@ -28,27 +31,14 @@ def compile_graphs(request: dict[str, Any]) -> dict[str, Any]:
 
     Returns the name of each graph, the binary's file name, seconds per graph and the peak memory.
     """
-    import onnxruntime
-
-    folder = Path(request["folder"])
+    folder, graphs = Path(request["folder"]), request["graphs"]
     devices = _devices()
     sessions, seconds = [], []
-    graphs = [Path(path) for path in request["graphs"]]
     for number, graph in enumerate(graphs):
         start = time.perf_counter()
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = LOG_ERRORS
-        options.intra_op_num_threads = 1
-        for key, value in _session_entries(folder, number, len(graphs)).items():
-            options.add_session_config_entry(key, value)
+        options = _options(_session_entries(folder, number, len(graphs)))
         options.add_provider_for_devices(devices, request["provider_options"])
-        sessions.append(
-            onnxruntime.InferenceSession(
-                graph,
-                options,
-                disabled_optimizers=["MatMulAddFusion"],  # a Gemm with a residual: QNN refuses it
-            )
-        )
+        sessions.append(_session(graph, options))  # kept: the next one shares its weights
         seconds.append(time.perf_counter() - start)
     nodes = [_context_node(_context_path(folder, number)) for number in range(len(graphs))]
     return {
@@ -57,6 +47,24 @@ def compile_graphs(request: dict[str, Any]) -> dict[str, Any]:
         "seconds": seconds,
         "peak_memory": machine.peak_memory(),
     }
+
+
+def _options(entries: Mapping[str, str]) -> SessionOptions:
+    import onnxruntime
+
+    options: SessionOptions = onnxruntime.SessionOptions()
+    options.log_severity_level = LOG_ERRORS
+    options.intra_op_num_threads = 1
+    for key, value in entries.items():
+        options.add_session_config_entry(key, value)
+    return options
+
+
+def _session(graph: str, options: SessionOptions) -> InferenceSession:
+    import onnxruntime
+
+    # Without that optimiser: it makes a Gemm of a product and a residual, which QNN refuses.
+    return onnxruntime.InferenceSession(graph, options, disabled_optimizers=["MatMulAddFusion"])
 
 
 def _devices() -> Sequence[Any]:

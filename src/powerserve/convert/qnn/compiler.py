@@ -106,31 +106,30 @@ def compile_binary(
     known = read_record(job.binary)
     if known is not None and known.key == key:
         return known
+    result = _compile(job, options, key, children)
+    write_json(_record_path(job.binary), asdict(result))
+    return result
+
+
+def _compile(
+    job: CompileJob, options: CompileOptions, key: str, children: ChildProcesses
+) -> CompiledBinary:
     prefix = f".{job.binary.name}."
     for leftover in job.binary.parent.glob(f"{prefix}*"):  # of a process that was killed
         shutil.rmtree(leftover)
     with TemporaryDirectory(prefix=prefix, dir=job.binary.parent) as folder:
-        answer = children.run(
-            WORKER,
-            {
-                "folder": folder,
-                "graphs": [str(path) for path in job.graphs],
-                "provider_options": _provider_options(options, len(job.graphs)),
-            },
-            task=f"compiling {job.binary.name} for {options.soc.part}",
-            timeout_s=options.timeout_s,
-        )
+        request = {
+            "folder": folder,
+            "graphs": [str(path) for path in job.graphs],
+            "provider_options": _provider_options(options, len(job.graphs)),
+        }
+        task = f"compiling {job.binary.name} for {options.soc.part}"
+        answer = children.run(WORKER, request, task=task, timeout_s=options.timeout_s)
         made = Path(folder) / answer["binary"]
-        result = CompiledBinary(
-            key,
-            tuple(answer["graph_names"]),
-            tuple(answer["seconds"]),
-            answer["peak_memory"],
-            made.stat().st_size,
-        )
+        size_bytes = made.stat().st_size
         made.replace(job.binary)
-    write_json(_record_path(job.binary), asdict(result))
-    return result
+    names, seconds = tuple(answer["graph_names"]), tuple(answer["seconds"])
+    return CompiledBinary(key, names, seconds, answer["peak_memory"], size_bytes)
 
 
 def read_record(binary: Path) -> CompiledBinary | None:

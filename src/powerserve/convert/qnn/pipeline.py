@@ -101,16 +101,7 @@ class _Conversion:
         return record
 
     def _compile(self) -> Compiled:
-        request = self._request
-        compiled = compile_plan(
-            self._plan,
-            self._build,
-            request.compiling,
-            request.memory(self._model.config),
-            request.num_processes,
-            self._progress,
-            for_emulator=request.compare or request.with_emulator,
-        )
+        compiled = compile_plan(self._plan, self._build, self._request, self._progress)
         for part, binaries in compiled.items():
             self._check_tensors(part, binaries)
         return compiled

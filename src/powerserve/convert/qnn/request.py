@@ -68,6 +68,11 @@ class NpuConversion:
     force: bool = False
     limits: GateLimits = field(default_factory=GateLimits)
 
+    @property
+    def needs_emulator(self) -> bool:
+        """Whether anything is compiled for the emulator."""
+        return self.compare or self.with_emulator
+
     def memory(self, config: ModelConfig) -> MemoryEstimate:
         """What compilations take."""
         quantisation = self.quantisation

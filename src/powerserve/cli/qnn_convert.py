@@ -120,6 +120,13 @@ def _add_quantisation_flags(parser: ArgumentParser) -> None:
         choices=(32, 64),
         help="weights that share a scale (default: a row)",
     )
+    group.add_argument(
+        "--w8-matrices",
+        nargs="+",
+        default=(),
+        metavar="NAME",
+        help="matrices of every layer that get 8 bits, such as attn_v attn_output ffn_down",
+    )
     group.add_argument("--lm-head-bits", type=int, choices=(4, 8, 16), default=8, help="default: 8")
     group.add_argument("--fp16-lm-head", action="store_true", help="the same as --lm-head-bits 16")
     for flag, what in (("heads", "attention heads"), ("neurons", "feed-forward neurons")):
@@ -202,6 +209,7 @@ def _request(arguments: Namespace) -> NpuConversion:
             ScaleSearch(arguments.scales),
             arguments.block_size,
             16 if arguments.fp16_lm_head else arguments.lm_head_bits,
+            frozenset(arguments.w8_matrices),
         ),
         outliers=Outliers(
             stat_folder_from(arguments),

@@ -11,13 +11,10 @@ TIMEOUT_S = 30
 
 
 @contextmanager
-def raw_connection(url: str, *, receive_bytes: int = 1 << 16) -> Iterator[socket.socket]:
-    """A connection to the server at `url`, which takes about so much that is not read."""
+def raw_connection(url: str) -> Iterator[socket.socket]:
+    """A connection to the server at `url`."""
     parts = urlsplit(url)
-    with socket.socket() as link:
-        link.settimeout(TIMEOUT_S)
-        link.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
-        link.connect((parts.hostname, parts.port))
+    with socket.create_connection((parts.hostname or "", parts.port or 0), TIMEOUT_S) as link:
         yield link
 
 

@@ -12,7 +12,6 @@ import httpx
 import pytest
 
 from command_line import program
-from raw_http import raw_connection
 from server_process import ServerProcess, serving, wait_until
 from tiny_models import TinyModel, write_tiny_model
 
@@ -71,24 +70,6 @@ def test_answers_that_take_too_long_are_ended(model: Path) -> None:
         except httpx.RemoteProtocolError:
             pytest.fail("the stream broke off without a word")
     status, errors = server.stop()
-    assert status == 0 and "Traceback" not in errors, errors
-
-
-def generated(http: httpx.Client) -> int:
-    """Tokens of all running answers."""
-    return sum(slot["generated_tokens"] for slot in http.get("/slots").json())
-
-
-def test_a_client_that_does_not_read_is_not_waited_for(model: Path) -> None:
-    """Not even for the last word, which finds no room on its way."""
-    server = ServerProcess("-m", model, *CONTEXT, "--shutdown-timeout", "0.2")
-    body = json.dumps(ENDLESS | {"logprobs": True, "top_logprobs": 20}).encode()
-    head = b"POST %s HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
-    head += b"Content-Length: %d\r\n\r\n"
-    with server.client() as http, raw_connection(server.url, receive_bytes=2048) as link:
-        link.sendall(head % (CHAT.encode(), len(body)) + body)
-        wait_until(lambda: generated(http) > 150)
-        status, errors = server.stop()
     assert status == 0 and "Traceback" not in errors, errors
 
 

@@ -158,9 +158,9 @@ def _emulator() -> Runtime:
 
 
 def _refusal(report: ConversionReport, build: Path) -> str:
-    reasons = "; ".join(report.failures)
+    first, *others = report.failures
+    more = f", and {len(others)} more graphs are wrong" if others else ""
     return (
-        f"the compiler has made graphs that compute something else: {reasons}; nothing was "
-        f"delivered ({build / REPORT} has the details; other --batch-sizes may do, and --force "
-        "delivers all the same)"
+        f"the compiler has made graphs that compute something else: {first}{more}; nothing was "
+        f"delivered ({build / REPORT} has the details; --force delivers all the same)"
     )

@@ -76,9 +76,10 @@ class NpuConversion:
     def memory(self, config: ModelConfig) -> MemoryEstimate:
         """What compilations take."""
         quantisation = self.quantisation
+        has_wide = quantisation.wide_matrices and quantisation.weight_bits < 8
         return MemoryEstimate(
             config,
-            quantisation.weight_bits,
+            8 if has_wide else quantisation.weight_bits,
             quantisation.lm_head_bits,
             len(self.sizes.batch_sizes),
         )

@@ -166,7 +166,7 @@ def test_without_a_bundle_the_one_for_the_device_is_built(
         built.append((target.name, options))
         return write_bundle(tmp_path / "built.tar.gz", "echo built\n")
 
-    monkeypatch.setattr("powerserve.deploy.bundle.build_bundle", build)
+    monkeypatch.setattr("powerserve.deploy.bundle.build.build_bundle", build)
     assert status_of("deploy", "run", tiny, "--ndk", tmp_path) == 0
     assert capfd.readouterr().out == "built\n"
     assert built == [("android-glibc", BundleOptions(ndk=tmp_path))]

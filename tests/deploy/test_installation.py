@@ -148,15 +148,18 @@ def test_equal_files_of_one_folder(
     assert phone.pushed_bytes < 1.5 * SIZE
 
 
-def test_an_unfinished_installation_is_not_taken_for_whole(
+def test_an_update_that_was_broken_off_is_not_taken_for_whole(
     device: Device, phone: FakePhone, bundle: Path, tmp_path: Path
 ) -> None:
-    folder = contents(tmp_path)
-    put(device, bundle, folder)
-    on_phone(phone, folder.target / CONTENTS_FILE).unlink()  # as it goes before all others
-    on_phone(phone, folder.target / "ggml/weights.gguf").unlink()
-    put(device, bundle, folder)
-    check_complete(phone, folder, tmp_path)
+    put(device, bundle, contents(tmp_path))
+    (tmp_path / "small").write_bytes(b"other")
+    device.check("mv /system/bin/chmod /system/bin/gone")  # used after files were moved over
+    with pytest.raises(DeviceError, match="chmod"):
+        put(device, bundle, contents(tmp_path))
+    device.check("mv /system/bin/gone /system/bin/chmod")
+    (tmp_path / "small").write_bytes(b"small")
+    put(device, bundle, contents(tmp_path))
+    check_complete(phone, contents(tmp_path), tmp_path)
 
 
 def test_old_versions_go_unless_a_server_runs_from_them(

@@ -42,7 +42,7 @@ def compile_python(root: Path, home: Path, folders: list[Path], progress: Progre
     Raises:
         BundleError: the compiler cannot be fetched, or a file does not compile.
     """
-    packages = debian.fetch_packages(COMPILER_PACKAGES, host_architecture(), progress)
+    packages = debian.fetch_packages(COMPILER_PACKAGES, _host_architecture(), progress)
     progress.note("compiling Python files")
     with tempfile.TemporaryDirectory(dir=root.parent) as scratch:
         command = _unpack_compiler(packages, Path(scratch))
@@ -61,7 +61,7 @@ def compile_python(root: Path, home: Path, folders: list[Path], progress: Progre
             source.unlink()
 
 
-def host_architecture() -> str:
+def _host_architecture() -> str:
     """This machine's architecture in Debian's words, such as "amd64"."""
     done = subprocess.run(
         ["dpkg", "--print-architecture"], capture_output=True, text=True, check=True

@@ -30,8 +30,9 @@ from powerserve.storage.cache_folder import cache_folder
 from powerserve.storage.lock import exclusive_lock
 from powerserve.storage.progress import Progress
 
-# What the device's own Python resolves: only the names without a version are loaded.
+# These are opened by name; they find each other by sonames, without further names or links.
 LIBRARY_FILES = tuple(f"lib{name}.so" for name in locate.LIBRARIES)
+# What the bundle brings along where the device's own libraries are not used.
 C_LIBRARIES = frozenset(
     {"libc.so.6", "libm.so.6", "libstdc++.so.6", "libgcc_s.so.1", "ld-linux-aarch64.so.1"}
 )

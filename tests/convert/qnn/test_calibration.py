@@ -120,6 +120,39 @@ def test_some_matrices_may_have_more_bits(tmp_path: Path) -> None:
     assert len(bits) == 14
 
 
+def test_matrices_that_make_giants_stay_in_floating_point(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One token of which an output is a thousand times the others would set the step for all."""
+    model = open_tiny(tmp_path)
+    original = model.embed
+
+    def one_giant(token_ids: list[int]) -> FloatArray:
+        rows = original(token_ids)
+        rows[np.asarray(token_ids) == TEXT[0], 7] = 3e4
+        return rows
+
+    weight = model.weight
+
+    def towards_it(name: str) -> FloatArray:
+        values = weight(name).copy()
+        if name in ("blk.0.ffn_gate.weight", "blk.0.ffn_up.weight"):
+            values[5, :] = 0
+            values[5, 7] = 40.0
+        if name == "blk.0.ffn_norm.weight":
+            values[7] = 1
+        return values
+
+    monkeypatch.setattr(model, "embed", one_giant)
+    monkeypatch.setattr(model, "weight", towards_it)
+    layers = quantised(model, W4)
+    assert set(layers[0].linears) == {
+        f"blk.0.{name}"
+        for name in ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up")
+    }
+    assert "blk.1.ffn_down" in layers[1].linears
+
+
 def test_sums_of_single_blocks_have_room(tmp_path: Path) -> None:
     """They may leave the range of the whole sum, and the NPU would clip them."""
     model = open_tiny(tmp_path)

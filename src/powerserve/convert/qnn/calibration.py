@@ -32,6 +32,9 @@ BATCH_SIZE = 128  # tokens that are computed at once
 BLOCK_HEADROOM = 4.0
 """The emulator of QAIRT 2.51 clips the sums of single blocks of weights to the range of a layer's
 output, which they may leave although the output does not."""
+MAX_ROUNDING_NOISE = 0.005
+"""Matrices stay in floating point whose activations 16 bits would round more coarsely, because the
+first token of a text is so much larger than others: usually one or two `ffn_down` of a model."""
 
 Linears = Mapping[str, QuantisedLinear]
 
@@ -159,8 +162,12 @@ def _quantise(
     return {
         name: _quantise_linear(seen, bits_of(name), options)
         for name, seen in observer.statistics.items()
-        if not seen.part.is_float and bits_of(name) != FLOAT_BITS
+        if bits_of(name) != FLOAT_BITS and _can_be_quantised(seen)
     }
+
+
+def _can_be_quantised(seen: LinearStatistics) -> bool:
+    return not seen.part.is_float and seen.rounding_noise <= MAX_ROUNDING_NOISE
 
 
 def _quantise_linear(
@@ -168,8 +175,8 @@ def _quantise_linear(
 ) -> QuantisedLinear:
     matrix = quantise_matrix(seen.part.matrix(), seen.input, bits, options)
     has_blocks = matrix.scales.shape[1] > 1
-    output = seen.output.widened(BLOCK_HEADROOM) if has_blocks else seen.output
-    return QuantisedLinear(matrix, seen.input.range, output)
+    output = seen.output.range.widened(BLOCK_HEADROOM) if has_blocks else seen.output.range
+    return QuantisedLinear(matrix, seen.input.activation.range, output)
 
 
 def _relative_error(

@@ -22,7 +22,7 @@ from powerserve.convert.qnn.quantise import QuantisedMatrix
 from powerserve.convert.qnn.statistics import ValueRange
 from powerserve.storage import atomic
 
-FORMAT_VERSION = 1  # to be raised when the same request gives other layers
+FORMAT_VERSION = 3  # to be raised when the same request gives other layers
 ERROR = "error"
 
 

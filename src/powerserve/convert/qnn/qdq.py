@@ -14,9 +14,8 @@ import numpy as np
 from powerserve.convert.qnn.linear import FloatLinears, LinearPart
 from powerserve.convert.qnn.onnx_graph import Constant, OnnxGraph, constant_of, int4_constant
 from powerserve.convert.qnn.quantise import QuantisedMatrix
-from powerserve.convert.qnn.statistics import ValueRange
+from powerserve.convert.qnn.statistics import NUM_ACTIVATION_STEPS, ValueRange
 
-_LARGEST = (1 << 16) - 1  # of the codes of activations, uint16
 _SMALLEST_RANGE = 1e-6
 
 
@@ -62,8 +61,8 @@ def _round_activation(graph: OnnxGraph, x: str, output: str, seen: ValueRange) -
 
 def activation_parameters(seen: ValueRange) -> tuple[float, int]:
     """Scale and zero point of a range, which has zero in it."""
-    scale = max(seen.high - seen.low, _SMALLEST_RANGE) / _LARGEST
-    return scale, min(round(-seen.low / scale), _LARGEST)
+    scale = max(seen.high - seen.low, _SMALLEST_RANGE) / NUM_ACTIVATION_STEPS
+    return scale, min(round(-seen.low / scale), NUM_ACTIVATION_STEPS)
 
 
 def _dequantised_weight(graph: OnnxGraph, name: str, matrix: QuantisedMatrix) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from math import sqrt
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +13,8 @@ from powerserve.convert.qnn.cpu_execution import Tensors
 from powerserve.convert.qnn.gptq import Compensation, compensation
 from powerserve.convert.qnn.linear import FloatLinears, LinearPart
 from powerserve.convert.qnn.onnx_graph import OnnxGraph
+
+NUM_ACTIVATION_STEPS = (1 << 16) - 1  # activations are uint16
 
 
 @dataclass(slots=True)
@@ -32,17 +35,37 @@ class ValueRange:
 
 
 @dataclass(slots=True)
+class ActivationStatistics:
+    """Of a tensor: its range over all tokens, and how large it is in each of them."""
+
+    range: ValueRange = field(default_factory=ValueRange)
+    _token_rms: list[FloatArray] = field(default_factory=list)
+
+    def add(self, values: FloatArray) -> None:
+        """Count the tokens of values [T, features]."""
+        self.range.add(values)
+        self._token_rms.append(np.sqrt(np.square(values).mean(axis=1)))
+
+    @property
+    def rounding_noise(self) -> float:
+        """What 16 bits over the whole range do to a typical token: the error's part of its RMS."""
+        typical = float(np.median(np.concatenate(self._token_rms))) if self._token_rms else 0.0
+        step = (self.range.high - self.range.low) / NUM_ACTIVATION_STEPS
+        return step / sqrt(12) / typical if typical else 0.0
+
+
+@dataclass(slots=True)
 class InputStatistics:
     """Over all tokens, for the input of linear layers.
 
     Attributes:
-        range: of all features.
+        activation: range and rounding.
         absolute_sums: Σ|x| of each feature, float64 [features].
         hessian: Σ x·xᵀ, float32 [features, features]; None: only `squares` are kept.
         squares: Σ x² of each feature, float64 [features].
     """
 
-    range: ValueRange
+    activation: ActivationStatistics
     absolute_sums: npt.NDArray[np.float64]
     squares: npt.NDArray[np.float64]
     hessian: FloatArray | None
@@ -54,12 +77,12 @@ class InputStatistics:
         """Statistics of no token."""
         shape = (num_features, num_features)
         hessian = np.zeros(shape, np.float32) if with_hessian else None
-        return cls(ValueRange(), np.zeros(num_features), np.zeros(num_features), hessian)
+        return cls(ActivationStatistics(), np.zeros(num_features), np.zeros(num_features), hessian)
 
     def add(self, x: FloatArray) -> None:
         """Count the tokens of x [T, features]."""
         self.num_tokens += len(x)
-        self.range.add(x)
+        self.activation.add(x)
         self.absolute_sums += np.abs(x).sum(axis=0, dtype=np.float64)
         self.squares += np.square(x, dtype=np.float64).sum(axis=0)
         if self.hessian is not None:
@@ -81,7 +104,12 @@ class LinearStatistics:
 
     part: LinearPart
     input: InputStatistics
-    output: ValueRange
+    output: ActivationStatistics
+
+    @property
+    def rounding_noise(self) -> float:
+        """The larger one of input and output."""
+        return max(self.input.activation.rounding_noise, self.output.rounding_noise)
 
 
 @dataclass(slots=True)
@@ -91,7 +119,7 @@ class LinearObserver(FloatLinears):
     with_hessian: bool
     statistics: dict[str, LinearStatistics] = field(default_factory=dict)  # by part
     _inputs: dict[str, InputStatistics] = field(default_factory=dict)  # by tensor
-    _outputs: dict[str, ValueRange] = field(default_factory=dict)
+    _outputs: dict[str, ActivationStatistics] = field(default_factory=dict)
 
     def write(self, graph: OnnxGraph, part: LinearPart, x: str, output: str) -> None:
         """Append a Gemm; its input and output become outputs of the graph."""
@@ -101,7 +129,7 @@ class LinearObserver(FloatLinears):
             graph.observe(x, num_features)
             self._inputs[x] = InputStatistics.empty(num_features, with_hessian=self.with_hessian)
         graph.observe(output, len(part.rows))
-        self._outputs[output] = ValueRange()
+        self._outputs[output] = ActivationStatistics()
         self.statistics[part.name] = LinearStatistics(part, self._inputs[x], self._outputs[output])
 
     def observe(self, outputs: Tensors) -> None:

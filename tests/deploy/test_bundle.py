@@ -231,10 +231,13 @@ def test_tools_that_are_missing_are_named(
 def test_the_command_explains_itself_and_checks_its_output_first(
     own_cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    require_build_tools()
     assert status_of("deploy", "build", "-o", tmp_path / "no folder/out.tar.gz") == 2
     assert "name a file in a folder that exists" in capsys.readouterr().err
     assert status_of("deploy", "build", "--target", "android-ndk") == 2
     assert capsys.readouterr().err.endswith("name its folder: --ndk DIR\n")
+    assert status_of("deploy", "build", "--ndk", tmp_path) == 2
+    assert "is no Android NDK" in capsys.readouterr().err
     assert not own_cache.exists()
 
 

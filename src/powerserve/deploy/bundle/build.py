@@ -82,6 +82,8 @@ def build_bundle(
     """
     options = options or BundleOptions()
     parts = Parts(target, toolchain_for(target, options.ndk), options.ndk)
+    if parts.helper_ndk is not None:
+        ndk_compiler(parts.helper_ndk)  # a wrong folder is told before the long work
     folder = cache_folder() / "deploy" / "bundles"
     with file_errors(f"a bundle cannot be built in {folder}"):
         archive = _cached(parts, folder, options.force, progress)

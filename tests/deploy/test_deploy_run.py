@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from command_line import PROGRAM, program, status_of
+from command_line import PROGRAM, status_of
 from deploy.fake_phone.phone import FakePhone, PhoneSettings, PlugIn
 from deploy.stand_in import write_bundle
 from powerserve.deploy.bundle.build import BundleOptions
@@ -184,15 +184,17 @@ def test_a_signed_bundle_is_sent_instead(
     assert capfd.readouterr().out == "signed\n"
 
 
-@pytest.mark.usefixtures("phone")
-def test_the_originals_script(tiny: Path, tmp_path: Path) -> None:
+def test_the_originals_script(phone: FakePhone, tiny: Path, tmp_path: Path) -> None:
+    def script(*words: str | Path) -> subprocess.CompletedProcess[bytes]:
+        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+        environment = os.environ | {"PATH": path}
+        return subprocess.run([SCRIPT, *words], env=environment, capture_output=True, timeout=60)
+
     bundle = write_bundle(tmp_path / "echo.tar.gz", ECHO)
-    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    done = subprocess.run(
-        [SCRIPT, "run", tiny, "--bundle", bundle, "-n", "5", "-c", "-p", PROMPT],
-        env=os.environ | {"PATH": path},
-        capture_output=True,
-        timeout=60,
-    )
+    done = script("run", tiny, "--bundle", bundle, "-n", "5", "-c", "-p", PROMPT)
     assert (done.returncode, done.stdout) == (0, PROMPT.encode())
-    assert program("deploy", "clean").returncode == 0
+    done = script("compile", "--target", "toaster")
+    assert done.returncode == 2
+    assert done.stderr.startswith(b"end_to_end.py: error: there is no target 'toaster'")
+    assert script("clean").returncode == 0
+    assert list((phone.data / "local/tmp").iterdir()) == []

@@ -8,4 +8,4 @@
 # It is `powerserve deploy` under another name, whose other actions and flags work here too.
 
 here=$(cd "$(dirname "$0")" && pwd -P) || exit 2
-exec python3 "$here/powerserve.py" "$@"
+exec python3 "$here/end_to_end.py" "$@"

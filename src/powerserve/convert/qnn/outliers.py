@@ -50,10 +50,14 @@ def write_stat_files(model: NpuModel, calibration: Calibration, folder: Path) ->
         yield layer
 
 
-def read_outliers(
-    folder: Path, config: ModelConfig, counts: OutlierCounts
-) -> tuple[dict[int, frozenset[int]], dict[int, frozenset[int]]]:
-    """Heads and neurons by layer, as `FloatParts` takes them, from the stat files in `folder`.
+def float_parts(
+    folder: Path,
+    config: ModelConfig,
+    counts: OutlierCounts,
+    attention_layers: frozenset[int] = frozenset(),
+    ffn_layers: frozenset[int] = frozenset(),
+) -> FloatParts:
+    """Whole layers, and the first heads and neurons of every stat file in `folder`.
 
     Raises ConfigError for a file that is missing or not of this model, UsageError for more heads or
     neurons than there are.
@@ -64,18 +68,6 @@ def read_outliers(
             heads[layer] = _first(_heads_file(folder, layer), count, config.num_heads, "heads")
         if count := counts.neurons(layer):
             neurons[layer] = _first(_neurons_file(folder, layer), count, config.ffn_dim, "neurons")
-    return heads, neurons
-
-
-def float_parts(
-    folder: Path,
-    config: ModelConfig,
-    counts: OutlierCounts,
-    attention_layers: frozenset[int] = frozenset(),
-    ffn_layers: frozenset[int] = frozenset(),
-) -> FloatParts:
-    """Whole layers, and the outliers of the others; raises as `read_outliers` does."""
-    heads, neurons = read_outliers(folder, config, counts)
     return FloatParts(attention_layers, ffn_layers, heads, neurons)
 
 

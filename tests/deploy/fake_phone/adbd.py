@@ -9,8 +9,10 @@ middle, as if somebody had pulled the cable.
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
+import signal
 import socket
 import sys
 import threading
@@ -21,6 +23,7 @@ from protocol import Connection
 from root import build_root, shell_in
 from services import Services
 
+DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of linux/prctl.h
 ENVIRONMENT = {
     "PATH": "/system/bin",
     "HOME": "/",
@@ -48,6 +51,7 @@ class PushCounter:
 
 
 def main(settings: dict[str, Any]) -> None:
+    ctypes.CDLL(None).prctl(DIE_WITH_PARENT, signal.SIGKILL)  # tests may be killed
     root = Path(settings["root"])
     shell = settings["shell"]
     if shell is None:

@@ -46,7 +46,7 @@ def test_what_is_no_number_fails_whatever_the_limits(wrong: float) -> None:
     actual[2, 5] = wrong
     graph = compare_one(actual)
     assert graph.outputs[0].num_invalid == 1
-    assert failures([graph], GateLimits(min_cosine=-1, max_error=1e9))
+    assert failures([graph], GateLimits(max_cosine_loss=9, max_error=1e9))
 
 
 def test_rows_of_zeros() -> None:
@@ -62,3 +62,13 @@ def test_large_halves_do_not_overflow() -> None:
     values = np.full((1, 8), 60_000, np.float16)
     (error,) = compare({"out": values}, {"out": values})
     assert error.cosine == pytest.approx(1.0)
+
+
+def test_errors_may_add_up_over_the_layers_of_a_chunk() -> None:
+    noise = np.random.default_rng(1).standard_normal(ROWS.shape).astype(np.float32)
+    actual = ROWS + np.float32(0.06) * noise  # a cosine of about 0.998
+    outputs = {"layer_0_key_0": ROWS, "layer_8_key_0": ROWS}
+    first, ninth = compare(outputs, dict.fromkeys(outputs, actual), {"layer_8_key_0": 9})
+    assert not first.passes(GateLimits())
+    assert ninth.passes(GateLimits())
+    assert (first.num_layers, ninth.num_layers) == (1, 9)

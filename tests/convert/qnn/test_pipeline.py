@@ -141,7 +141,9 @@ def test_a_second_run_has_nothing_left_to_do(
 
 def test_a_refused_graph_is_not_delivered(case: tuple[Converted, int], tmp_path: Path) -> None:
     # Nothing can reach this cosine, so that the comparison itself need not be broken.
-    strict = replace(case[0].conversion, output=tmp_path / "qnn", limits=GateLimits(min_cosine=1.1))
+    strict = replace(
+        case[0].conversion, output=tmp_path / "qnn", limits=GateLimits(max_cosine_loss=-1)
+    )
     with pytest.raises(BackendError, match="compute something else: chunk 0 at batch size 1"):
         convert_for_npu(strict)
     assert not strict.output.exists()

@@ -29,6 +29,7 @@ from powerserve.convert.qnn.source import NpuModel
 from powerserve.core.errors import ConfigError
 from powerserve.storage.json_file import read_json, write_json
 
+FORMAT_VERSION = 2  # of what is remembered of comparisons
 NUM_PAST = 64  # tokens in the cache when graphs are compared
 
 InputsOf = Callable[[int], Tensors]
@@ -111,7 +112,18 @@ class GateRun:
         start = time.perf_counter()
         graph.run()
         seconds = time.perf_counter() - start
-        return GraphErrors(part.label, batch_size, seconds, compare(expected, graph.outputs))
+        errors = compare(expected, graph.outputs, self._num_layers(part))
+        return GraphErrors(part.label, batch_size, seconds, errors)
+
+    def _num_layers(self, part: Part) -> dict[str, int]:
+        """How many layers of its chunk each output has gone through."""
+        passed = {
+            name(layer, head): layer - part.start_layer + 1
+            for layer in range(part.start_layer, part.end_layer)
+            for head in range(self._plan.config.num_kv_heads)
+            for name in (tensors.key_name, tensors.value_name)
+        }
+        return {tensors.HIDDEN_OUT: part.end_layer - part.start_layer, **passed}
 
     def _lm_head_inputs(self, hidden: FloatArray, batch_size: int) -> Tensors:
         """The LM head's input: the tokens after those that are past."""
@@ -157,7 +169,9 @@ class _ChunkInputs:
 def _key(compiled: Mapping[Part, CompiledPart], tokens: npt.NDArray[np.integer]) -> str:
     """A digest of all graphs, since the later ones get what the earlier ones make, and the text."""
     graphs = [binary.key for part in compiled.values() for binary in part.emulator.values()]
-    return hashlib.sha256(json.dumps([graphs, tokens.tolist()]).encode()).hexdigest()
+    return hashlib.sha256(
+        json.dumps([FORMAT_VERSION, graphs, tokens.tolist()]).encode()
+    ).hexdigest()
 
 
 def _record_path(binary: Path) -> Path:

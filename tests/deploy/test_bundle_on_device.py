@@ -117,7 +117,7 @@ def test_a_model_predicts_as_on_the_host(root: Path, cpu: str) -> None:
 def test_smollm2_predicts_as_on_the_host(root: Path, smollm2: Path) -> None:
     path = root / DATA / "smollm2.gguf"
     path.symlink_to(f"/{DATA}/{smollm2.name}")
-    (root / DATA / smollm2.name).hardlink_to(smollm2)
+    shutil.copyfile(smollm2, root / DATA / smollm2.name)
     assert device_nll(root, path, CPUS[2]) == pytest.approx(host_nll(smollm2), abs=0.02)
 
 

@@ -33,6 +33,8 @@ from powerserve.deploy.selection import choose_device
 from powerserve.storage.progress import SILENT
 from tiny_models import TinyModel, write_tiny_model
 
+pytestmark = pytest.mark.timeout(1800)  # the first use of the bundle compiles ggml three times
+
 Capture = pytest.CaptureFixture[str]
 QUESTION = "The capital of France is"
 TEXT = (

@@ -95,6 +95,32 @@ def test_a_model_known_to_be_too_large_is_not_loaded(folder: Path, no_collector:
     asyncio.run(run())
 
 
+def test_models_that_are_wanted_at_once_do_not_throw_each_other_out(folder: Path) -> None:
+    """One is loaded and used; the other has to come again."""
+
+    async def use(tested: Pool, name: str) -> bool:
+        try:
+            async with tested.pool.lease(name):
+                await asyncio.sleep(0.1)
+        except ApiError as error:
+            assert error.retry_after_s
+            return False
+        return True
+
+    async def run() -> None:
+        tested = Pool(folder)
+        for name in ("first", "second"):  # so that what they take is known
+            assert await use(tested, name)
+        for _ in range(5):
+            tested.loaded.clear()
+            users = [use(tested, name) for name in ("first", "second") * 3]
+            assert any(await asyncio.gather(*users))
+            assert len(tested.loaded) <= 2
+        await tested.pool.close()
+
+    asyncio.run(run())
+
+
 def test_the_first_refusal_keeps_nothing(folder: Path, no_collector: None) -> None:
     """What the model takes is known only once it is loaded; then it must go again."""
 

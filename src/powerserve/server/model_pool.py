@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -75,6 +76,7 @@ class ModelPool:
         self._loaded: dict[Files, _Loaded] = {}
         # In bytes: what models take that were loaded before, and whose files are as they were.
         self._sizes: dict[tuple[Files, int], int] = {}
+        self._wanted: Counter[Files] = Counter()  # how many wait for it to be loaded
         self._loads: dict[Files, asyncio.Task[_Loaded]] = {}
         self._turn = asyncio.Lock()  # to load or unload
 
@@ -98,7 +100,7 @@ class ModelPool:
         ever. Raises a PowerServeError for a model that is unknown, broken or does not fit.
         """
         source = await asyncio.to_thread(self.catalogue.find, name)
-        entry = await self._entry(source)
+        entry = await self._wanted_entry(source)
         entry.num_users += 1
         entry.runner.names.add(name)
         if keep_alive_s is not None:
@@ -140,6 +142,19 @@ class ModelPool:
         async with self._turn:
             for entry in list(self._loaded.values()):
                 await self._unload(entry)
+
+    async def _wanted_entry(self, source: ModelSource) -> _Loaded:
+        """The entry of a model, which stays until the caller can take it.
+
+        Else the next model to be loaded could throw it out before those who waited for it wake up;
+        they would have it loaded again, and two models could do that to each other for ever.
+        """
+        files = _files(source)
+        self._wanted[files] += 1
+        try:
+            return await self._entry(source)
+        finally:
+            self._wanted[files] -= 1
 
     async def _entry(self, source: ModelSource) -> _Loaded:
         files = _files(source)
@@ -206,7 +221,11 @@ class ModelPool:
                 )
 
     async def _unload_oldest(self) -> bool:
-        idle = [entry for entry in self._loaded.values() if not entry.num_users]
+        idle = [
+            entry
+            for entry in self._loaded.values()
+            if not entry.num_users and not self._wanted[entry.files]
+        ]
         if not idle:
             return False
         await self._unload(min(idle, key=lambda entry: entry.last_used))

@@ -112,6 +112,8 @@ def test_models_that_are_wanted_at_once_do_not_throw_each_other_out(folder: Path
         for name in ("first", "second"):  # so that what they take is known
             assert await use(tested, name)
         for _ in range(5):
+            for name in ("first", "second"):
+                await tested.pool.unload(name)
             tested.loaded.clear()
             users = [use(tested, name) for name in ("first", "second") * 3]
             assert any(await asyncio.gather(*users))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shlex
 import sys
 import tarfile
 from pathlib import Path
@@ -23,9 +24,10 @@ def write_bundle(path: Path, script: str | None = None, *, helper: bool = False)
 
     It can hold a file in the place of the NPU helper.
     """
-    source = Path(powerserve.__file__).parents[1]
-    text = SCRIPT.format(source=source, python=sys.executable) if script is None else script
-    files = {"bin/powerserve": text.encode()} | ({f"npu/{EXECUTABLE}": b""} if helper else {})
+    source, python = Path(powerserve.__file__).parents[1], sys.executable
+    if script is None:
+        script = SCRIPT.format(source=shlex.quote(str(source)), python=shlex.quote(python))
+    files = {"bin/powerserve": script.encode()} | ({f"npu/{EXECUTABLE}": b""} if helper else {})
     with tarfile.open(path, "w:gz") as archive:
         for name, content in files.items():
             member = tarfile.TarInfo(name)

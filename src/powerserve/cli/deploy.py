@@ -7,47 +7,20 @@ powerserve deploy build               the bundle that is sent there
 
 from __future__ import annotations
 
-import argparse
-from types import ModuleType
+from powerserve.cli.command_group import CommandGroup
 
-from powerserve.cli import (
-    deploy_build,
-    deploy_clean,
-    deploy_logs,
-    deploy_run,
-    deploy_serve,
-    deploy_status,
-    deploy_stop,
+_ACTIONS = CommandGroup(
+    "deploy",
+    {
+        "run": "answer one prompt on the device",
+        "serve": "start a server on the device",
+        "status": "say what is on the device",
+        "logs": "print the server's log",
+        "stop": "stop the server",
+        "clean": "delete everything that was deployed",
+        "build": "build the bundle, without a device",
+    },
 )
 
-ACTIONS: dict[str, tuple[ModuleType, str]] = {
-    "run": (deploy_run, "answer one prompt on the device"),
-    "serve": (deploy_serve, "start a server on the device"),
-    "status": (deploy_status, "say what is on the device"),
-    "logs": (deploy_logs, "print the server's log"),
-    "stop": (deploy_stop, "stop the server"),
-    "clean": (deploy_clean, "delete everything that was deployed"),
-    "build": (deploy_build, "build the bundle, without a device"),
-}
-
-
-def configure(parser: argparse.ArgumentParser) -> None:
-    """Declare the flags of each action."""
-    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
-    for name, (module, summary) in ACTIONS.items():
-        module.configure(
-            actions.add_parser(
-                name,
-                help=summary,
-                description=module.__doc__,
-                formatter_class=argparse.RawDescriptionHelpFormatter,
-                allow_abbrev=False,
-            )
-        )
-
-
-def execute(arguments: argparse.Namespace) -> int:
-    """Do what is asked for; returns the exit status."""
-    module, _ = ACTIONS[arguments.action]
-    status: int = module.execute(arguments)
-    return status
+configure = _ACTIONS.configure
+execute = _ACTIONS.execute

@@ -16,6 +16,7 @@ from powerserve.deploy.device import (
     Device,
     Reply,
     parse_reply,
+    taken_port,
     with_status,
 )
 
@@ -92,9 +93,7 @@ class AdbDevice(Device):
         command = self._command("forward", f"tcp:{port}", f"tcp:{device_port}")
         done = programs.call(command, timeout_s=COMMAND_TIMEOUT_S)
         if done.returncode != 0 and "bind" in done.stderr:
-            raise DeviceError(
-                f"port {port} of this machine is taken: choose another with --port (0: any)"
-            )
+            raise taken_port(port)
         if done.returncode != 0:
             raise self._error(done)
         return port or int(done.stdout)
@@ -115,10 +114,7 @@ class AdbDevice(Device):
         for state, problem in _PROBLEMS.items():
             if problem and state in text:
                 return DeviceError(f"{self.serial} {problem}")
-        return DeviceError(
-            f"the connection to {self.serial} was lost ({_last_line(done)}): see that it is "
-            "attached and run the command again; what has been sent is kept"
-        )
+        return self.lost(_last_line(done))
 
 
 def _problem(state: str) -> str:

@@ -103,6 +103,18 @@ class Device(ABC):
         reason = lines[-1] if lines else "it gave no reason"
         return DeviceError(f"a command on {self.serial} failed: {reason}")
 
+    def lost(self, reason: str) -> DeviceError:
+        """The error for a connection that broke off."""
+        return DeviceError(
+            f"the connection to {self.serial} was lost ({reason}): see that it is attached and run "
+            "the command again; what has been sent is kept"
+        )
+
+
+def taken_port(port: int) -> DeviceError:
+    """The error for a port of this machine that cannot be forwarded."""
+    return DeviceError(f"port {port} of this machine is taken: choose another with --port (0: any)")
+
 
 def with_status(script: str) -> str:
     """`script`, printing its exit status at the end: not every transport hands that on."""

@@ -22,6 +22,7 @@ from powerserve.deploy.device import (
     Device,
     Reply,
     parse_reply,
+    taken_port,
     with_status,
 )
 
@@ -99,9 +100,7 @@ class HdcDevice(Device):
         chosen = port or _free_port()
         output = self._call(["fport", f"tcp:{chosen}", f"tcp:{device_port}"])
         if "listen failed" in output:
-            raise DeviceError(
-                f"port {chosen} of this machine is taken: choose another with --port (0: any)"
-            )
+            raise taken_port(chosen)
         if "OK" not in output:
             raise self._error(output)
         return chosen
@@ -120,10 +119,7 @@ class HdcDevice(Device):
     def _error(self, output: str) -> DeviceError:
         if "no space left" in output.lower():
             return self.failure(output)
-        return DeviceError(
-            f"the connection to {self.serial} was lost ({_reason(output)}): see that it is "
-            "attached and run the command again; what has been sent is kept"
-        )
+        return self.lost(_reason(output))
 
 
 def _problem(state: str) -> str:

@@ -59,7 +59,7 @@ def read_elf(path: Path) -> ElfFile:
         raise BundleError(f"{path} is no 64-bit little-endian ELF file")
     try:
         return _parse(data)
-    except (struct.error, ValueError) as error:
+    except (struct.error, ValueError, OverflowError) as error:  # offsets may be any 64 bits
         raise BundleError(f"{path} is a damaged ELF file: {error}") from None
 
 

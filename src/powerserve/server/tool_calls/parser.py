@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from typing import Any
 
-from powerserve.server.content import Content, ToolCallDelta
 from powerserve.server.tags import first_tag, held_length
 from powerserve.server.tool_calls.json_span import JsonSpan
+from powerserve.server.tool_calls.reader import CallReader
 from powerserve.server.tool_calls.syntax import CallSyntax, NamedHead
 
 _WHITESPACE = " \t\r\n"
@@ -23,7 +23,7 @@ _HEAD = re.compile(
 _FIRST_KEYS = tuple(f'"{key}"' for key in ("name", "type", "id", "function", *_ARGUMENT_KEYS))
 
 
-class ToolCallParser:
+class ToolCallParser(CallReader):
     """Reads one answer: text that looks like the call of a known tool becomes one.
 
     All else stays text, broken calls included, unless their arguments have begun: these are passed
@@ -32,38 +32,17 @@ class ToolCallParser:
 
     def __init__(self, names: Collection[str], syntax: CallSyntax) -> None:
         """`names` are the tools."""
+        super().__init__()
         self._names = names
         self._syntax = syntax
         self._openers = syntax.openers
         self._closers = syntax.closers
         self._between = syntax.separators + _WHITESPACE
         self._before = syntax.brackets + _WHITESPACE
-        self._buffer = ""
-        self._read: Callable[[bool], bool] = self._read_start
-        self._opened = ""  # what led to the call that may begin in the buffer
         self._span = JsonSpan()
         self._span_length = 0  # characters of the buffer that the span has seen
         self._is_nested = False  # whether the arguments stand in another object
         self._may_close = 0  # how many of the call's closing tags may still come
-        self._num_calls = 0
-        self._texts: list[str] = []
-        self._deltas: list[ToolCallDelta] = []
-
-    def feed(self, text: str) -> Content:
-        """Take the next piece of text."""
-        self._buffer += text
-        return self._advance(is_last=False)
-
-    def finish(self) -> Content:
-        """What was held back, now that no more text will come."""
-        return self._advance(is_last=True)
-
-    def _advance(self, *, is_last: bool) -> Content:
-        while self._read(is_last):
-            pass
-        content = Content("".join(self._texts), tool_calls=tuple(self._deltas))
-        self._texts, self._deltas = [], []
-        return content
 
     # The states. Each reads what it can, and returns whether another state shall go on.
 
@@ -148,10 +127,6 @@ class ToolCallParser:
 
     # The transitions.
 
-    def _enter(self, state: Callable[[bool], bool]) -> bool:
-        self._read = state
-        return True
-
     def _begin_call(self, opened_length: int) -> bool:
         self._opened = self._buffer[:opened_length]
         self._buffer = self._buffer[opened_length:]
@@ -189,13 +164,8 @@ class ToolCallParser:
         self._buffer = self._buffer[length:]
 
     def _emit_call(self, name: str) -> None:
-        self._deltas.append(ToolCallDelta(self._num_calls, self._syntax.new_call_id(), name))
-        self._num_calls += 1
+        self._begin_call_of(self._syntax.new_call_id(), name)
         self._may_close = self._syntax.max_closers
-
-    def _emit_arguments(self, text: str) -> None:
-        if text:
-            self._deltas.append(ToolCallDelta(self._num_calls - 1, arguments=text))
 
 
 def _may_become_call(text: str) -> bool:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from powerserve.server.content import Content, ToolCallDelta
 from powerserve.server.tags import first_tag, held_length, partial_length
 from powerserve.server.tool_calls.definitions import ToolDefinition
+from powerserve.server.tool_calls.reader import CallReader
 from powerserve.server.tool_calls.syntax import long_call_id
 
 OPEN, CLOSE = "<tool_call>", "</tool_call>"
@@ -22,7 +22,7 @@ _LONGEST_NAME = 200  # characters, the rest of the tag included
 _PYTHON = {"True": "true", "False": "false", "None": "null"}  # as templates write them
 
 
-class XmlCallParser:
+class XmlCallParser(CallReader):
     """Reads one answer. A call of an unknown tool stays text, as does what only begins like one.
 
     Values are turned into JSON by the types in the tool's schema: texts are passed on as they come,
@@ -30,34 +30,16 @@ class XmlCallParser:
     """
 
     def __init__(self, tools: Sequence[ToolDefinition]) -> None:
+        super().__init__()
         self._properties = {tool.name: properties_of(tool) for tool in tools}
-        self._buffer = ""
-        self._read: Callable[[bool], bool] = self._read_text
-        self._opened = ""  # what led to the call that may begin in the buffer
         self._name = ""  # of the function that is open
         self._value: list[str] | None = None  # of a parameter that is no text
         self._num_parameters = 0
-        self._num_calls = 0
-        self._texts: list[str] = []
-        self._deltas: list[ToolCallDelta] = []
-
-    def feed(self, text: str) -> Content:
-        """Take the next piece of text."""
-        self._buffer += text
-        return self._advance(is_last=False)
-
-    def finish(self) -> Content:
-        """What was held back, now that no more text will come."""
-        return self._advance(is_last=True)
-
-    def _advance(self, *, is_last: bool) -> Content:
-        while self._read(is_last):
-            pass
-        content = Content("".join(self._texts), tool_calls=tuple(self._deltas))
-        self._texts, self._deltas = [], []
-        return content
 
     # The states. Each reads what it can, and returns whether another state shall go on.
+
+    def _read_start(self, is_last: bool) -> bool:
+        return self._enter(self._read_text)
 
     def _read_text(self, is_last: bool) -> bool:
         found = first_tag(self._buffer, _OPENERS)
@@ -97,7 +79,7 @@ class XmlCallParser:
         start, tag = found
         if tag != PARAMETER:
             self._take(start + (len(tag) if tag == END_OF_FUNCTION else 0))
-            self._emit("}" if self._num_parameters else "{}")
+            self._emit_arguments("}" if self._num_parameters else "{}")
             return self._enter(self._read_gap)
         key = _NAME.match(self._buffer, start + len(tag))
         if key is None:
@@ -140,10 +122,6 @@ class XmlCallParser:
 
     # The transitions.
 
-    def _enter(self, state: Callable[[bool], bool]) -> bool:
-        self._read = state
-        return True
-
     def _take(self, length: int) -> str:
         taken, self._buffer = self._buffer[:length], self._buffer[length:]
         return taken
@@ -161,32 +139,27 @@ class XmlCallParser:
 
     def _begin_call(self, name: str) -> bool:
         self._name, self._num_parameters = name, 0
-        self._deltas.append(ToolCallDelta(self._num_calls, long_call_id(), name))
-        self._num_calls += 1
+        self._begin_call_of(long_call_id(), name)
         return self._enter(self._read_parameters)
 
     def _begin_parameter(self, key: str) -> bool:
-        self._emit(("{" if not self._num_parameters else ", ") + json.dumps(key) + ": ")
+        self._emit_arguments(("{" if not self._num_parameters else ", ") + json.dumps(key) + ": ")
         self._num_parameters += 1
         if is_text(self._properties[self._name].get(key)):
             self._value = None
-            self._emit('"')
+            self._emit_arguments('"')
         else:
             self._value = []
         return self._enter(self._read_value_start)
 
     def _add_to_value(self, text: str) -> None:
         if self._value is None:
-            self._emit(json.dumps(text, ensure_ascii=False)[1:-1])
+            self._emit_arguments(json.dumps(text, ensure_ascii=False)[1:-1])
         else:
             self._value.append(text)
 
     def _end_value(self) -> None:
-        self._emit('"' if self._value is None else _as_json("".join(self._value)))
-
-    def _emit(self, arguments: str) -> None:
-        if arguments:
-            self._deltas.append(ToolCallDelta(self._num_calls - 1, arguments=arguments))
+        self._emit_arguments('"' if self._value is None else _as_json("".join(self._value)))
 
 
 _INNER = (PARAMETER, END_OF_FUNCTION, CLOSE)

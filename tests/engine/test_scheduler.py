@@ -167,3 +167,19 @@ def test_a_long_prompt_leaves_running_answers_their_pace(model: LoadedModel) -> 
         lengths.append(prompt.cells.length)
     assert lengths == [127, 159, 191, 200]  # the first step showed how slow they are
     assert answer.num_generated == 1 + len(lengths)
+
+
+def test_sequences_lie_together_in_a_cache_full_of_prefixes(model: LoadedModel) -> None:
+    """Attention scans a sequence's cells from the first to the last, whatever lies between."""
+    engine = engine_for(model, num_cells=1024)
+    rng = np.random.default_rng(1)
+    for first in range(0, 48, 4):  # no two prompts begin alike
+        prompts = [[first + i, *rng.integers(0, 250, rng.integers(40, 130))] for i in range(4)]
+        group = [engine.add([int(token) for token in prompt], GREEDY) for prompt in prompts]
+        engine.step()
+        while engine.has_work:
+            for each in group:
+                if each.cells.length:
+                    assert each.cells.stop_cell - each.cells.first_cell == each.cells.length
+            engine.step()
+    assert engine.cache_use.num_kept > 512  # the others are still there

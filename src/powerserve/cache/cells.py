@@ -55,7 +55,8 @@ class CellPool:
         if start is None:
             return (0, 0)  # full: its cells will be found one by one
         aligned = -(-start // ALIGNMENT) * ALIGNMENT
-        if self._is_free(aligned, length):
+        wish = slice(aligned, aligned + length)
+        if self._is_free(aligned, length) and not self._reserved[wish].any():
             start = aligned
         return self.reserve_from(start, length)
 
@@ -68,6 +69,15 @@ class CellPool:
     def unreserve(self, first: int, stop: int) -> None:
         """Take a reservation back."""
         self._reserved[first:stop] -= 1
+
+    def has_run(self, length: int) -> bool:
+        """Whether there are so many cells in a row that are free and reserved by nobody."""
+        _, lengths = _runs_of_zeros(self._owners + self._reserved)
+        return bool((lengths >= length).any())
+
+    def in_use(self, kept: npt.NDArray[np.int32]) -> npt.NDArray[np.bool_]:
+        """Which cells are reserved, or have other owners than the `kept` [cells] known ones."""
+        return (self._owners > kept) | (self._reserved > 0)
 
     def is_open(self, cell: int) -> bool:
         """Whether a cell exists, is free and is reserved by nobody."""

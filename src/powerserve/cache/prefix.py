@@ -10,9 +10,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 
 from powerserve.backend.base import Int32Array, Int64Array
 from powerserve.cache.cells import CellPool
+
+NEVER = np.iinfo(np.int64).max  # when a cell that must stay where it is will be given up
+NUM_PLACES = 512  # that are looked at for a run: a closer look would cost more than it gains
 
 
 @dataclass(slots=True, eq=False)
@@ -85,11 +89,43 @@ class PrefixIndex:
         while self._entries and self._pool.num_free < wanted:
             self._drop(min(self._entries, key=lambda e: (e.comes_with_model, e.last_used)))
 
+    def make_run(self, length: int) -> None:
+        """Drop entries so that `length` cells in a row are free, if that can be.
+
+        Cells that are given up one by one would leave holes, and new sequences in pieces, over
+        which attention scans much that is not theirs. So the entries in one place go together: in
+        that place whose most recently used entry was used longest ago.
+        """
+        if not self._entries or self._pool.has_run(length):
+            return
+        start = self._best_place(length)
+        if start is None:
+            return
+        for entry in list(self._entries):
+            if ((entry.cells >= start) & (entry.cells < start + length)).any():
+                self._drop(entry)
+
     def clear(self) -> None:
         """Drop every entry but what comes with the model."""
         for entry in list(self._entries):
             if not entry.comes_with_model:
                 self._drop(entry)
+
+    def _best_place(self, length: int) -> int | None:
+        """The first cell of the run that costs least; None if something is in the way of all."""
+        num_cells = self._pool.num_cells
+        if length > num_cells:
+            return None
+        kept, last_used = np.zeros(num_cells, np.int32), np.zeros(num_cells, np.int64)
+        for entry in self._entries:
+            kept[entry.cells] += 1
+            used = NEVER if entry.comes_with_model else entry.last_used
+            last_used[entry.cells] = np.maximum(last_used[entry.cells], used)
+        last_used[self._pool.in_use(kept)] = NEVER
+        step = max(1, num_cells // NUM_PLACES)
+        newest = sliding_window_view(last_used, length)[::step].max(axis=1)
+        best = int(newest.argmin())
+        return None if newest[best] == NEVER else best * step
 
     def _add(self, token_ids: Int32Array, cells: Int64Array, *, comes_with_model: bool) -> None:
         kept = cells.copy()

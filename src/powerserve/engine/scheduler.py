@@ -18,6 +18,7 @@ from powerserve.engine.sequence import FinishReason, Sequence
 from powerserve.speculative.tree import FlatTree
 
 USUAL_ANSWER = 512  # tokens
+SURE_ANSWER = 256  # tokens: for so many, stored prefixes make way at once
 WORTH_WAITING = 32  # tokens: a prefix that is being computed and so long is waited for
 
 
@@ -162,8 +163,11 @@ class Scheduler:
         tokens, cells = sequence.token_ids, np.empty(0, np.int64)
         if self._prefixes is not None and not sequence.is_scoring:  # else all must be computed
             cells = self._longest_prefix(tokens, self._prefixes)
-        if len(cells) and not self._pool.is_open(int(cells[-1]) + 1):
-            cells = self._copied(cells, sequence)
+        if not len(cells) or not self._pool.is_open(int(cells[-1]) + 1):
+            if self._prefixes is not None:
+                self._prefixes.make_run(_expected_length(sequence, SURE_ANSWER))
+            if len(cells):
+                cells = self._copied(cells, sequence)
         sequence.cells.append(tokens[: len(cells)], cells)
         sequence.cells.reserve(_expected_length(sequence))
         sequence.num_cached_tokens = min(len(cells), sequence.num_prompt_tokens)
@@ -250,11 +254,11 @@ def _with_room_for_scores(shares: list[tuple[Sequence, int]]) -> Iterator[tuple[
             yield sequence, count
 
 
-def _expected_length(sequence: Sequence) -> int:
+def _expected_length(sequence: Sequence, longest_answer: int = 4 * USUAL_ANSWER) -> int:
     """Tokens the sequence may come to: what it is given, and an answer of the usual length."""
     answer = sequence.params.max_tokens
-    answer = USUAL_ANSWER if answer is None else min(answer, 4 * USUAL_ANSWER)
-    return len(sequence.token_ids) + answer
+    answer = USUAL_ANSWER if answer is None else answer
+    return len(sequence.token_ids) + min(answer, longest_answer)
 
 
 def _take(sequence: Sequence, cells: Int64Array) -> Chunk:

@@ -20,8 +20,12 @@ def test_an_idle_machine_keeps_all_threads() -> None:
 
 def test_a_busy_core_costs_one_thread() -> None:
     governor = ThreadGovernor(2)
-    compute(governor, 0.2, free_cpus=1.5)
+    compute(governor, 0.2, free_cpus=4 / 3)  # three threads share two cores
     assert governor.num_threads == 1
+
+
+def test_whoever_reads_the_answer_costs_no_thread() -> None:
+    assert set(compute(ThreadGovernor(2), 5, free_cpus=1.55)) == {2}
 
 
 def test_threads_return_when_the_machine_is_free_again() -> None:

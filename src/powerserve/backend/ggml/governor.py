@@ -10,8 +10,9 @@ second. When they get less, something else runs on their cores.
 
 from __future__ import annotations
 
-WINDOW_S = 0.05  # how much computing is looked at before deciding
-TOLERATED_LOSS = 0.35  # CPUs; below a full core, above the noise of interrupts
+WINDOW_S = 0.1  # how much computing is looked at before deciding
+TOLERATED_LOSS = 0.55  # CPUs: a program that wants a core takes 2/3 of one from two threads, while
+# a client that reads a stream, and the server that writes it, take less than half of one
 MIN_RETRY_S = 1.0  # computing time before more threads are tried again …
 MAX_RETRY_S = 16.0  # … doubled up to this each time they turn out to be disturbed
 

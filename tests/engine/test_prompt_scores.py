@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from powerserve.backend.base import LoadedModel
-from powerserve.backend.ggml.backend import GgmlBackend, GgmlOptions
 from powerserve.core.dtypes import F16
 from powerserve.core.errors import UsageError
 from powerserve.engine.engine import Engine, EngineConfig
 from powerserve.engine.sequence import FinishReason, Sequence
 from powerserve.evaluate.scoring import batch_logits, token_nll
-from powerserve.model.config import config_from_metadata
-from powerserve.model.registry import build_graph
 from powerserve.sampler.params import SamplingParams
-from powerserve.storage.gguf import GGUFFile
-from tiny_models import TinyModel, write_tiny_model
+from tiny_engine import run, tiny_ggml_model
 
 ONLY_SCORES = SamplingParams(temperature=0, max_tokens=0, logprobs=2)
 PROMPT = np.random.default_rng(3).integers(0, 250, 150).tolist()
@@ -27,14 +22,8 @@ PROMPT = np.random.default_rng(3).integers(0, 250, 150).tolist()
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LoadedModel]:
-    path = write_tiny_model(tmp_path_factory.mktemp("model") / "tiny.gguf", TinyModel())
-    backend = GgmlBackend(GgmlOptions(num_threads=1))
-    with GGUFFile.open(Path(path)) as file:
-        config = config_from_metadata(file.metadata, file.tensors)
-        loaded = backend.load(config, build_graph(config), file.tensors)
+    with tiny_ggml_model(tmp_path_factory.mktemp("model")) as loaded:
         yield loaded
-        loaded.close()
-    backend.close()
 
 
 def expected(model: LoadedModel) -> tuple[np.ndarray, list[list[int]]]:
@@ -48,14 +37,6 @@ def expected(model: LoadedModel) -> tuple[np.ndarray, list[list[int]]]:
 def engine_for(model: LoadedModel, **changes: object) -> Engine:
     settings = {"context_size": 256, "batch_size": 32} | changes
     return Engine(model, EngineConfig(**settings))  # type: ignore[arg-type]
-
-
-def run(engine: Engine) -> None:
-    for _ in range(10_000):
-        if not engine.has_work:
-            return
-        engine.step()
-    raise AssertionError("the engine does not come to an end")
 
 
 def scored(engine: Engine, params: SamplingParams = ONLY_SCORES) -> Sequence:

@@ -12,7 +12,9 @@ from powerserve.storage.progress import format_bytes
 
 _MORE_THREADS = 8  # worker pools fill up with use, to a size that is fixed
 _MORE_FILES = 4  # what libraries open at first use
-_MORE_BYTES = 96 << 20  # what allocators keep of memory that was freed
+_SETTLED_S = 300.0  # until then caches, compiled graphs and what allocators keep still grow
+_MORE_BYTES_SETTLED = 96 << 20  # what allocators keep of memory that was freed
+_MORE_BYTES_SETTLING = 512 << 20  # what only a gross leak exceeds
 _NUM_ROWS = 12  # of the table of memory over time
 
 
@@ -38,10 +40,12 @@ def _leaks(result: SoakResult) -> Iterator[str]:
     if after.num_tasks > before.num_tasks:
         yield f"{after.num_tasks - before.num_tasks} tasks are left over"
     yield from _growth(before.footprint, after.footprint)
-    # Caches fill up first, so that the beginning tells nothing.
-    first_half = [each.resident_bytes for _, each in result.samples[: len(result.samples) // 2]]
-    num_bytes = after.footprint.resident_bytes - max(first_half, default=0)
-    if num_bytes > _MORE_BYTES:
+    first_half = result.samples[: len(result.samples) // 2]
+    has_settled = bool(first_half) and first_half[-1][0] >= _SETTLED_S
+    allowed = _MORE_BYTES_SETTLED if has_settled else _MORE_BYTES_SETTLING
+    most = max((each.resident_bytes for _, each in first_half), default=0)
+    num_bytes = after.footprint.resident_bytes - most
+    if num_bytes > allowed:
         yield f"memory has grown by {format_bytes(num_bytes)} after half of the time"
 
 

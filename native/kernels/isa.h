@@ -1,0 +1,52 @@
+// What an instruction set provides; ops.cpp is the same for all.
+#pragma once
+
+#include <cstdint>
+
+namespace psk {
+
+constexpr int MAX_COLUMNS = 8;  // that a kernel multiplies a panel with in one pass
+
+// Activations of a group of up to MAX_COLUMNS columns as int8 with a scale per block of 32:
+//     quants int8 [K / 32][columns][32], then sums float [K / 32][columns][4]:
+//     scale, scale * (sum of the 32 quants), and that of the first and second 16.
+inline int64_t group_bytes(int64_t in_features, int64_t columns) {
+    return in_features / 32 * columns * (32 + 16);
+}
+
+struct Isa {
+    const char * name;
+    bool (*is_supported)();
+    // Normalise a column (norm: float [K] or null) and write it as column `column` of a group.
+    void (*prepare)(
+        const float * x, const float * norm, float eps, int64_t in_features, void * group,
+        int64_t column, int64_t columns);
+    // One panel times a group: out [columns][16].
+    void (*multiply)(
+        int32_t type, const uint8_t * panel, int64_t in_features, const void * group,
+        int64_t columns, float * out);
+    // out[i] = silu(gate[i]) * up[i]
+    void (*swiglu)(const float * gate, const float * up, float * out, int64_t n);
+    const struct Tiles * tiles;  // null: none
+};
+
+// For many columns: matrix units that multiply bfloat16 tiles of 16 x 32.
+// Activations lie as [ceil(T / 16)][K / 32][16 tokens][32] bfloat16, padded with zeros.
+struct Tiles {
+    int64_t min_columns;  // from which they are worth it
+    void (*prepare)(
+        const float * x, const float * norm, float eps, int64_t in_features, void * column);
+    // A panel as tiles: [K / 32][16 pairs of features][16 rows][2] bfloat16.
+    void (*widen)(int32_t type, const uint8_t * panel, int64_t in_features, void * tiles);
+    void (*begin)();  // on each thread, before and after any multiplications
+    void (*end)();
+    // Two panels times two groups of 16 tokens: out [32 tokens][32 rows] float.
+    void (*multiply)(
+        const void * panel0, const void * panel1, const void * tokens0, const void * tokens1,
+        int64_t in_features, float * out);
+};
+
+extern const Isa * const ALL_ISAS[];  // best first; a null ends them
+const Isa * current_isa();
+
+}  // namespace psk

@@ -1,0 +1,16 @@
+// The instruction sets that are compiled for this architecture.
+#pragma once
+
+#include "isa.h"
+
+namespace psk {
+
+#if defined(__x86_64__)
+extern const Isa AMX, AVX512, AVX_VNNI, AVX2;
+extern const Tiles AMX_TILES;
+bool has_amx_bf16();
+#elif defined(__aarch64__)
+extern const Isa NEON_DOTPROD;
+#endif
+
+}  // namespace psk

@@ -1,0 +1,325 @@
+// ggml's custom operations: who computes what, and what is done with the products.
+#include <atomic>
+#include <cstdlib>
+#include <cstring>
+
+#include "isa.h"
+#include "panels.h"
+#include "powerserve_kernels.h"
+
+namespace psk {
+namespace {
+
+constexpr int64_t MAX_UNPREPARED = 4;
+constexpr int64_t TILE_TOKENS = 16;
+constexpr int64_t CHUNKS_PER_THREAD = 6;
+constexpr size_t TILED_BYTES = 1 << 20;  // of widened weights that a thread works with
+
+int64_t min(int64_t a, int64_t b) { return a < b ? a : b; }
+int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// A thread's own memory, which grows as needed.
+class Scratch {
+public:
+    ~Scratch() { std::free(memory_); }
+    uint8_t * get(size_t bytes) {
+        if (bytes > size_) {
+            std::free(memory_);
+            memory_ = std::malloc(bytes + LINE);
+            if (memory_ == nullptr) std::abort();
+            size_ = bytes;
+        }
+        return aligned(memory_);
+    }
+    static uint8_t * aligned(void * memory) {
+        return reinterpret_cast<uint8_t *>(
+            (reinterpret_cast<uintptr_t>(memory) + LINE - 1) / LINE * LINE);
+    }
+
+private:
+    void * memory_ = nullptr;
+    size_t size_ = 0;
+};
+
+thread_local Scratch column_memory, tile_memory;
+
+// T columns in groups of at most MAX_COLUMNS, the first ones a column larger if need be.
+struct Groups {
+    int64_t tokens, in_features, count, size, larger;
+
+    Groups(int64_t tokens, int64_t in_features)
+        : tokens(tokens), in_features(in_features), count(ceil_div(tokens, MAX_COLUMNS)),
+          size(tokens / count), larger(tokens % count) {}
+    int64_t columns(int64_t group) const { return size + (group < larger); }
+    int64_t start(int64_t group) const { return group * size + min(group, larger); }
+    int64_t offset(int64_t group) const { return group_bytes(in_features, start(group)); }
+    int64_t group_of(int64_t column) const {
+        const int64_t in_larger = larger * (size + 1);
+        return column < in_larger ? column / (size + 1) : larger + (column - in_larger) / size;
+    }
+};
+
+const Tiles * tiles_for(int64_t tokens) {
+    const Tiles * tiles = current_isa()->tiles;
+    return tiles != nullptr && tokens >= tiles->min_columns ? tiles : nullptr;
+}
+
+int64_t tile_group_bytes(int64_t in_features) { return in_features * TILE_TOKENS * 2; }
+
+size_t prepared_bytes(int64_t in_features, int64_t tokens) {
+    return tiles_for(tokens) != nullptr
+               ? ceil_div(tokens, TILE_TOKENS) * tile_group_bytes(in_features)
+               : group_bytes(in_features, tokens);
+}
+
+// Columns first ... last - 1 of x into memory as `prepared_bytes` counts it.
+void prepare_columns(
+    const ggml_tensor * x, const float * norm, float eps, int64_t tokens, int64_t first,
+    int64_t last, uint8_t * memory) {
+    const int64_t in_features = x->ne[0];
+    const Tiles * tiles = tiles_for(tokens);
+    const Groups groups(tokens, in_features);
+    for (int64_t column = first; column < last; column++) {
+        const auto * values = reinterpret_cast<const float *>(
+            static_cast<const uint8_t *>(x->data) + column * x->nb[1]);
+        if (tiles != nullptr) {
+            uint8_t * group = memory + column / TILE_TOKENS * tile_group_bytes(in_features);
+            tiles->prepare(values, norm, eps, in_features, group + column % TILE_TOKENS * LINE);
+        } else {
+            const int64_t group = groups.group_of(column);
+            current_isa()->prepare(
+                values, norm, eps, in_features, memory + groups.offset(group),
+                column - groups.start(group), groups.columns(group));
+        }
+    }
+}
+
+// The sources of a linear operation by their meaning.
+struct Linear {
+    const PskLinear & spec;
+    const ggml_tensor * x;
+    const float * norm = nullptr;
+    const uint8_t * weights[PSK_MAX_WEIGHTS] = {};
+    const float * biases[PSK_MAX_WEIGHTS] = {};
+    const ggml_tensor * residual = nullptr;
+    ggml_tensor * dst;
+    size_t panel_bytes[PSK_MAX_WEIGHTS] = {};
+
+    Linear(const PskLinear & spec, ggml_tensor * dst) : spec(spec), x(dst->src[0]), dst(dst) {
+        int next = 1;
+        if (has(PSK_NORM)) norm = static_cast<const float *>(dst->src[next++]->data);
+        for (int i = 0; i < spec.num_weights; i++) {
+            weights[i] = static_cast<const uint8_t *>(dst->src[next++]->data);
+            panel_bytes[i] = psk_packed_bytes(spec.types[i], PANEL_ROWS, spec.in_features);
+        }
+        if (has(PSK_BIAS)) {
+            for (int i = 0; i < spec.num_weights; i++) {
+                biases[i] = static_cast<const float *>(dst->src[next++]->data);
+            }
+        }
+        if (has(PSK_RESIDUAL)) residual = dst->src[next++];
+    }
+
+    bool has(int32_t flag) const { return (spec.flags & flag) != 0; }
+    bool is_swiglu() const { return has(PSK_SWIGLU); }
+    int64_t tokens() const { return dst->ne[1]; }
+    const uint8_t * panel(int weight, int64_t index) const {
+        return weights[weight] + index * panel_bytes[weight];
+    }
+    int64_t num_items() const {
+        int64_t count = 0;
+        for (int i = 0; i < (is_swiglu() ? 1 : spec.num_weights); i++) {
+            count += num_panels(spec.rows[i]);
+        }
+        return count;
+    }
+};
+
+// A panel's place among all panels of an operation; with SwiGLU it stands for gate and up.
+struct Item {
+    int weight = 0;
+    int64_t panel, row = 0;  // row: of the result
+
+    Item(const Linear & linear, int64_t index) : panel(index) {
+        while (panel >= num_panels(linear.spec.rows[weight])) {
+            panel -= num_panels(linear.spec.rows[weight]);
+            row += linear.spec.rows[weight++];
+        }
+        row += panel * PANEL_ROWS;
+    }
+    int64_t num_rows(const Linear & linear) const {
+        return min(PANEL_ROWS, linear.spec.rows[weight] - panel * PANEL_ROWS);
+    }
+};
+
+void add_bias(const Linear & linear, int weight, int64_t panel, int64_t num_rows, float * values) {
+    if (const float * bias = linear.biases[weight]) {
+        for (int64_t i = 0; i < num_rows; i++) values[i] += bias[panel * PANEL_ROWS + i];
+    }
+}
+
+// 16 products of a token (of gate, and of up) become a part of the result.
+void finish(const Linear & linear, const Item & item, int64_t token, float * values, float * up) {
+    const int64_t count = item.num_rows(linear);
+    auto * out = reinterpret_cast<float *>(
+        static_cast<uint8_t *>(linear.dst->data) + token * linear.dst->nb[1]) + item.row;
+    add_bias(linear, item.weight, item.panel, count, values);
+    if (linear.is_swiglu()) {
+        add_bias(linear, 1, item.panel, count, up);
+        current_isa()->swiglu(values, up, values, PANEL_ROWS);
+    }
+    if (linear.residual != nullptr) {
+        const auto * other = reinterpret_cast<const float *>(
+            static_cast<const uint8_t *>(linear.residual->data) + token * linear.residual->nb[1]);
+        for (int64_t i = 0; i < count; i++) values[i] += other[item.row + i];
+    }
+    std::memcpy(out, values, count * sizeof(float));
+}
+
+void multiply_item(const Linear & linear, const Item & item, const Groups & groups, const uint8_t * x) {
+    const Isa & isa = *current_isa();
+    const PskLinear & spec = linear.spec;
+    alignas(64) float values[MAX_COLUMNS * PANEL_ROWS], up[MAX_COLUMNS * PANEL_ROWS];
+    for (int64_t group = 0; group < groups.count; group++) {
+        const int64_t columns = groups.columns(group);
+        const uint8_t * own = x + groups.offset(group);
+        isa.multiply(
+            spec.types[item.weight], linear.panel(item.weight, item.panel), spec.in_features, own,
+            columns, values);
+        if (linear.is_swiglu()) {
+            isa.multiply(
+                spec.types[1], linear.panel(1, item.panel), spec.in_features, own, columns, up);
+        }
+        for (int64_t c = 0; c < columns; c++) {
+            finish(
+                linear, item, groups.start(group) + c, values + c * PANEL_ROWS, up + c * PANEL_ROWS);
+        }
+    }
+}
+
+// Items first ... last - 1 with tiles. Two panels are multiplied at once: gate and up, or neighbours.
+void multiply_tiled(
+    const Linear & linear, const Tiles & tiles, const uint8_t * x, int64_t first, int64_t last) {
+    const PskLinear & spec = linear.spec;
+    const int64_t in_features = spec.in_features, panel_size = in_features * PANEL_ROWS * 2;
+    const bool swiglu = linear.is_swiglu();
+    const int64_t num_tiled = swiglu ? 2 * (last - first) : last - first;
+    uint8_t * tiled = tile_memory.get(num_tiled * panel_size);
+    for (int64_t i = 0; i < num_tiled; i++) {
+        const Item item(linear, first + (swiglu ? i / 2 : i));
+        const int weight = swiglu ? i % 2 : item.weight;
+        tiles.widen(spec.types[weight], linear.panel(weight, item.panel), in_features, tiled + i * panel_size);
+    }
+    alignas(64) float out[2 * TILE_TOKENS][2 * PANEL_ROWS];
+    const int64_t tokens = linear.tokens(), group_size = tile_group_bytes(in_features);
+    for (int64_t token = 0; token < tokens; token += 2 * TILE_TOKENS) {
+        const uint8_t * own = x + token / TILE_TOKENS * group_size;
+        const bool has_second = token + TILE_TOKENS < tokens;
+        for (int64_t i = 0; i < num_tiled; i += 2) {
+            const uint8_t * panel = tiled + i * panel_size;
+            tiles.multiply(
+                panel, i + 1 < num_tiled ? panel + panel_size : panel, own,
+                has_second ? own + group_size : own, in_features, out[0]);
+            const int64_t count = min(2 * TILE_TOKENS, tokens - token);
+            for (int64_t side = 0; side < (swiglu ? 1 : min(2, num_tiled - i)); side++) {
+                const Item item(linear, first + (swiglu ? i / 2 : i + side));
+                for (int64_t t = 0; t < count; t++) {
+                    finish(linear, item, token + t, out[t] + side * PANEL_ROWS, out[t] + PANEL_ROWS);
+                }
+            }
+        }
+    }
+}
+
+// Chunks of an operation's items, each for the thread that asks first.
+class Chunks {
+public:
+    Chunks(PskLinear & spec, int64_t items, int64_t chunk, int nth)
+        : next_(spec.next_chunk), done_(spec.num_done), items_(items), chunk_(chunk), nth_(nth) {}
+    bool take(int64_t & first, int64_t & last) {
+        first = next_.fetch_add(1, std::memory_order_relaxed) * chunk_;
+        last = min(items_, first + chunk_);
+        return first < items_;
+    }
+    // The last thread to call makes the operation ready for its next execution.
+    void leave() {
+        if (done_.fetch_add(1) + 1 == nth_) {
+            next_.store(0);
+            done_.store(0);
+        }
+    }
+
+private:
+    std::atomic_ref<int64_t> next_, done_;
+    int64_t items_, chunk_;
+    int nth_;
+};
+
+int64_t chunk_size(const Linear & linear, const Tiles * tiles, int nth) {
+    const int64_t fair = ceil_div(linear.num_items(), CHUNKS_PER_THREAD * nth);
+    if (tiles == nullptr) return fair;
+    const int64_t per_item = linear.spec.in_features * PANEL_ROWS * 2 * (linear.is_swiglu() ? 2 : 1);
+    const int64_t even = (fair + 1) / 2 * 2;
+    const int64_t most = int64_t(TILED_BYTES) / per_item / 2 * 2;
+    return min(even, most < 2 ? 2 : most);
+}
+
+}  // namespace
+}  // namespace psk
+
+using namespace psk;
+
+int32_t psk_abi() { return PSK_ABI; }
+
+size_t psk_prepared_bytes(int64_t in_features, int64_t tokens) {
+    return prepared_bytes(in_features, tokens) + LINE;  // room to align
+}
+
+int64_t psk_max_unprepared() { return MAX_UNPREPARED; }
+
+void psk_op_prepare(ggml_tensor * dst, int ith, int nth, void * linear) {
+    const auto & spec = *static_cast<const PskLinear *>(linear);
+    const ggml_tensor * x = dst->src[0];
+    const auto * norm =
+        spec.flags & PSK_NORM ? static_cast<const float *>(dst->src[1]->data) : nullptr;
+    const int64_t tokens = x->ne[1];
+    uint8_t * memory = Scratch::aligned(dst->data);
+    if (ith == 0 && tiles_for(tokens) != nullptr && tokens % TILE_TOKENS != 0) {
+        // Rows of the last tile that no token fills; the others are written by their owners.
+        const int64_t size = tile_group_bytes(x->ne[0]), filled = tokens % TILE_TOKENS * LINE;
+        uint8_t * group = memory + tokens / TILE_TOKENS * size;
+        for (int64_t tile = 0; tile < size; tile += TILE_TOKENS * LINE) {
+            std::memset(group + tile + filled, 0, TILE_TOKENS * LINE - filled);
+        }
+    }
+    prepare_columns(
+        x, norm, spec.eps, tokens, tokens * ith / nth, tokens * (ith + 1) / nth, memory);
+}
+
+void psk_op_linear(ggml_tensor * dst, int, int nth, void * user_data) {
+    auto & spec = *static_cast<PskLinear *>(user_data);
+    const Linear linear(spec, dst);
+    const int64_t tokens = linear.tokens();
+    const Tiles * tiles = tiles_for(tokens);
+    const uint8_t * x;
+    if (linear.has(PSK_PREPARED)) {
+        x = Scratch::aligned(linear.x->data);
+    } else {
+        // Every thread for itself: less work than to wait for each other.
+        uint8_t * memory = column_memory.get(prepared_bytes(spec.in_features, tokens));
+        prepare_columns(linear.x, linear.norm, spec.eps, tokens, 0, tokens, memory);
+        x = memory;
+    }
+    const Groups groups(tokens, spec.in_features);
+    Chunks chunks(spec, linear.num_items(), chunk_size(linear, tiles, nth), nth);
+    if (tiles != nullptr) tiles->begin();
+    for (int64_t first, last; chunks.take(first, last);) {
+        if (tiles != nullptr) {
+            multiply_tiled(linear, *tiles, x, first, last);
+        } else {
+            for (int64_t i = first; i < last; i++) multiply_item(linear, Item(linear, i), groups, x);
+        }
+    }
+    if (tiles != nullptr) tiles->end();
+    chunks.leave();
+}

@@ -1,0 +1,72 @@
+// Quantised matrices times a few or many activation columns, for ggml graphs on the CPU.
+//
+// A weight [rows, in_features] of a GGUF file is packed once into panels (panels.h). Operations
+// enter a ggml graph through ggml_custom_4d: every thread of ggml's pool calls the function with
+// its index, and the pool's barrier follows.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "ggml_tensor.h"
+
+#if defined(_WIN32)
+#define PSK_API extern "C" __declspec(dllexport)
+#else
+#define PSK_API extern "C" __attribute__((visibility("default")))
+#endif
+
+enum { PSK_ABI = 1, PSK_MAX_WEIGHTS = 3 };
+
+// Flags of PskLinear, in the order in which the operation's sources follow x.
+enum {
+    PSK_PREPARED = 1,  // x is what psk_op_prepare made of the activations; else float32 [K, T]
+    PSK_NORM = 2,      // source: norm weight float32 [K]; x is normalised (RMSNorm) first
+                       // then come the weights, each of them packed bytes,
+    PSK_BIAS = 4,      // a bias float32 [rows] for each weight,
+    PSK_RESIDUAL = 8,  // what is added to the result: float32, of the result's shape
+    PSK_SWIGLU = 16,   // two weights of the same size, gate and up: silu(gate) * up
+};
+
+// What psk_op_linear and psk_op_prepare are to do: the custom operation's user data.
+struct PskLinear {
+    int32_t flags;
+    int32_t num_weights;
+    int32_t types[PSK_MAX_WEIGHTS];  // ggml's ids
+    float eps;                       // of the norm
+    int64_t in_features;             // K
+    int64_t rows[PSK_MAX_WEIGHTS];
+    int64_t next_chunk;  // private: work that no thread has taken; zero between operations
+    int64_t num_done;    // private
+};
+
+PSK_API int32_t psk_abi(void);
+
+// The instruction sets that this processor can be served with, best first, separated by spaces.
+PSK_API const char * psk_instruction_sets(void);
+// The one in use.
+PSK_API const char * psk_instruction_set(void);
+// Use another (for tests and measurements; not while an operation runs). 0, or -1 if it cannot be.
+PSK_API int32_t psk_use(const char * name);
+
+// Bytes of a packed weight; 0 if there is no kernel for this type and size.
+PSK_API size_t psk_packed_bytes(int32_t type, int64_t rows, int64_t in_features);
+// Pack the panels first_panel ... first_panel + num_panels - 1 (16 rows each) of a weight whose
+// rows lie at `source` as in the file, into the whole weight's memory at `packed`.
+PSK_API void psk_pack(
+    int32_t type, int64_t rows, int64_t in_features, const void * source, void * packed,
+    int64_t first_panel, int64_t num_panels);
+// What the kernels multiply with: rows [first_row, first_row + num_rows) of a packed weight.
+PSK_API void psk_unpack(
+    int32_t type, int64_t rows, int64_t in_features, const void * packed, float * values,
+    int64_t first_row, int64_t num_rows);
+
+// Bytes that psk_op_prepare writes for `tokens` columns of K activations.
+PSK_API size_t psk_prepared_bytes(int64_t in_features, int64_t tokens);
+// Up to how many columns psk_op_linear should rather be given the activations themselves.
+PSK_API int64_t psk_max_unprepared(void);
+
+// dst: int8 [psk_prepared_bytes]. Sources: x float32 [K, T]; the norm's weight with PSK_NORM.
+PSK_API void psk_op_prepare(ggml_tensor * dst, int ith, int nth, void * linear);
+// dst: float32 [sum of rows, T] (PSK_SWIGLU: [rows, T]). Sources: see the flags.
+PSK_API void psk_op_linear(ggml_tensor * dst, int ith, int nth, void * linear);

@@ -1,0 +1,150 @@
+// Intel AMX: products of bfloat16 tiles. Weights are widened to bfloat16, so that whole rows add up
+// in the tile registers; scales of 32 features would have to be applied between integer products.
+#if defined(__x86_64__)
+#pragma GCC target("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16,amx-tile,amx-bf16")
+
+#include "simd_avx512.h"
+#include "kernels.h"
+#include "isa_list.h"
+
+#include <cpuid.h>
+#if defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
+namespace psk {
+namespace {
+
+constexpr int64_t TILE_BYTES = 1024;
+
+// 16 rows x 64 bytes in all eight tiles.
+struct alignas(64) Configuration {
+    uint8_t palette = 1, start_row = 0, reserved[14] = {};
+    uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
+    uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
+};
+
+// Not the intrinsic: GCC 12 believes that it reads 8 bytes only, and drops stores to the others.
+void begin() {
+    const Configuration configuration;
+    asm volatile("ldtilecfg %0" : : "m"(configuration) : "memory");
+}
+
+void end() { asm volatile("tilerelease" ::: "memory"); }
+
+void prepare_tiles(
+    const float * x, const float * norm, float eps, int64_t in_features, void * column) {
+    const float factor = norm ? norm_factor(x, eps, in_features) : 1.0f;
+    auto * target = static_cast<uint8_t *>(column);
+    for (int64_t block = 0; block < in_features / BLOCK; block++) {
+        float values[32];
+        normalised_block(x + 32 * block, norm ? norm + 32 * block : nullptr, factor, values);
+        const __m512bh both =
+            _mm512_cvtne2ps_pbh(_mm512_loadu_ps(values + 16), _mm512_loadu_ps(values));
+        _mm512_storeu_si512(target + block * TILE_BYTES, (__m512i)both);
+    }
+}
+
+// Two features of 16 rows, row after row.
+inline void store_pair(uint8_t * target, __m512 first, __m512 second) {
+    const __m512i order = _mm512_set_epi16(
+        31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21, 5, 20, 4,
+        19, 3, 18, 2, 17, 1, 16, 0);
+    const __m512i both = (__m512i)_mm512_cvtne2ps_pbh(second, first);
+    _mm512_storeu_si512(target, _mm512_permutexvar_epi16(order, both));
+}
+
+// Four features of 16 rows.
+inline void widen_group(uint8_t * target, __m512i group, __m512 scale, __m512 minimum) {
+    const __m512i byte = _mm512_set1_epi32(255);
+    const auto number = [&](__m512i x) {
+        return _mm512_fmsub_ps(_mm512_cvtepi32_ps(x), scale, minimum);
+    };
+    const __m512 first = number(_mm512_and_si512(group, byte));
+    const __m512 second = number(_mm512_and_si512(_mm512_srli_epi32(group, 8), byte));
+    const __m512 third = number(_mm512_and_si512(_mm512_srli_epi32(group, 16), byte));
+    const __m512 fourth = number(_mm512_srli_epi32(group, 24));
+    store_pair(target, first, second);
+    store_pair(target + LINE, third, fourth);
+}
+
+template <Type type> void widen_type(const uint8_t * panel, int64_t in_features, uint8_t * tiles) {
+    constexpr Format F = FORMAT<type>;
+    constexpr bool HALVES = F.scales == Scales::K6;
+    ScaleReader<Avx512, type> reader(panel + F.scales_offset(in_features));
+    for (int64_t block = 0; block < in_features / BLOCK; block++) {
+        fetch(panel, F.quant_bytes());
+        BlockScales<Avx512> s;
+        reader.read(block, s);
+        for (int p = 0; p < 4; p++) {
+            __m512i low, high;
+            load_groups<Avx512, type>(panel, p, 0, low, high);
+            widen_group(tiles + 2 * LINE * p, low, s.scale[0][0], s.minimum[0][0]);
+            widen_group(
+                tiles + 2 * LINE * (p + 4), high, s.scale[HALVES][0], s.minimum[HALVES][0]);
+        }
+        panel += F.quant_bytes();
+        tiles += TILE_BYTES;
+    }
+}
+
+void widen(int32_t type, const uint8_t * panel, int64_t in_features, void * tiles) {
+    with_type(type, [&]<Type T>() {
+        widen_type<T>(panel, in_features, static_cast<uint8_t *>(tiles));
+    });
+}
+
+void multiply_tiles(
+    const void * panel0, const void * panel1, const void * tokens0, const void * tokens1,
+    int64_t in_features, float * out) {
+    const auto * b0 = static_cast<const uint8_t *>(panel0);
+    const auto * b1 = static_cast<const uint8_t *>(panel1);
+    const auto * a0 = static_cast<const uint8_t *>(tokens0);
+    const auto * a1 = static_cast<const uint8_t *>(tokens1);
+    _tile_zero(0);
+    _tile_zero(1);
+    _tile_zero(2);
+    _tile_zero(3);
+    for (int64_t block = 0; block < in_features / BLOCK; block++) {
+        const int64_t offset = block * TILE_BYTES;
+        _tile_loadd(4, a0 + offset, LINE);
+        _tile_loadd(6, b0 + offset, LINE);
+        _tile_dpbf16ps(0, 4, 6);
+        _tile_loadd(7, b1 + offset, LINE);
+        _tile_dpbf16ps(1, 4, 7);
+        _tile_loadd(5, a1 + offset, LINE);
+        _tile_dpbf16ps(2, 5, 6);
+        _tile_dpbf16ps(3, 5, 7);
+    }
+    constexpr int64_t STRIDE = 32 * sizeof(float);
+    _tile_stored(0, out, STRIDE);
+    _tile_stored(1, out + 16, STRIDE);
+    _tile_stored(2, out + 16 * 32, STRIDE);
+    _tile_stored(3, out + 16 * 32 + 16, STRIDE);
+}
+
+// Linux gives a process the tile registers when it asks for them.
+bool is_permitted() {
+#if defined(__linux__)
+    constexpr long ARCH_REQ_XCOMP_PERM = 0x1023, XFEATURE_XTILEDATA = 18;
+    return syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) == 0;
+#else
+    return false;
+#endif
+}
+
+}  // namespace
+
+bool has_amx_bf16() {
+    unsigned a, b, c, d;
+    if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return false;
+    constexpr unsigned AMX_BF16 = 1u << 22, AMX_TILE = 1u << 24;
+    if ((d & AMX_BF16) == 0 || (d & AMX_TILE) == 0) return false;
+    return __builtin_cpu_supports("avx512bf16") && is_permitted();
+}
+
+const Tiles AMX_TILES{16, prepare_tiles, widen, begin, end, multiply_tiles};
+
+}  // namespace psk
+#endif

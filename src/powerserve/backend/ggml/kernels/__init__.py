@@ -1,0 +1,1 @@
+"""Kernels of our own for ggml graphs; their source is native/kernels."""

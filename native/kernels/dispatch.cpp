@@ -42,7 +42,7 @@ const Isa * current_isa() {
 
 using namespace psk;
 
-const char * psk_instruction_sets() {
+const char * psk_get_instruction_sets() {
     static const std::string names = [] {
         std::string text;
         for (const Isa * const * each = ALL_ISAS; *each != nullptr; each++) {
@@ -53,9 +53,9 @@ const char * psk_instruction_sets() {
     return names.c_str();
 }
 
-const char * psk_instruction_set() { return current_isa() == nullptr ? "" : current_isa()->name; }
+const char * psk_get_instruction_set() { return current_isa() == nullptr ? "" : current_isa()->name; }
 
-int32_t psk_use(const char * name) {
+int32_t psk_set_instruction_set(const char * name) {
     for (const Isa * const * each = ALL_ISAS; *each != nullptr; each++) {
         if (std::strcmp((*each)->name, name) == 0 && (*each)->is_supported()) {
             chosen.store(*each);

@@ -43,11 +43,11 @@ struct PskLinear {
 PSK_API int32_t psk_abi(void);
 
 // The instruction sets that this processor can be served with, best first, separated by spaces.
-PSK_API const char * psk_instruction_sets(void);
+PSK_API const char * psk_get_instruction_sets(void);
 // The one in use.
-PSK_API const char * psk_instruction_set(void);
+PSK_API const char * psk_get_instruction_set(void);
 // Use another (for tests and measurements; not while an operation runs). 0, or -1 if it cannot be.
-PSK_API int32_t psk_use(const char * name);
+PSK_API int32_t psk_set_instruction_set(const char * name);
 
 // Bytes of a packed weight; 0 if there is no kernel for this type and size.
 PSK_API size_t psk_packed_bytes(int32_t type, int64_t rows, int64_t in_features);

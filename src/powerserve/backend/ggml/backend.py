@@ -17,6 +17,7 @@ from powerserve.backend.ggml.cache import GgmlCache
 from powerserve.backend.ggml.cpu import check_cpu
 from powerserve.backend.ggml.executable import ComputeBuffer, GgmlExecutable
 from powerserve.backend.ggml.interrupt import AbortFlag
+from powerserve.backend.ggml.kernels.library import KernelLibrary
 from powerserve.backend.ggml.library import GgmlLibrary
 from powerserve.backend.ggml.locate import library_folder
 from powerserve.backend.ggml.threads import DEFAULT_POLL, ThreadPool
@@ -56,6 +57,7 @@ class GgmlBackend(Backend):
         self.handle: int = self.library.backend_cpu_init()
         self.num_threads = self.threads.num_threads
         self.threads.attach(self.handle)
+        import os; self.kernels = KernelLibrary(Path(os.environ["PSK"])) if "PSK" in os.environ else None
         self._abort = AbortFlag(self.library, self.handle)
 
     @property
@@ -96,6 +98,7 @@ class GgmlModel(LoadedModel):
             graph,
             weights,
             use_mmap=backend.options.use_mmap,
+            kernels=backend.kernels,
         )
         self.weights_bytes = self.weights.size_bytes
         self.compute_buffer = ComputeBuffer(

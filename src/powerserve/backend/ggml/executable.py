@@ -121,6 +121,7 @@ class GgmlExecutable(Executable):
         )
         self._context = lowered.context
         self._graph = lowered.graph
+        self._operations = lowered.operations
         model.compute_buffer.place(lowered.graph)
         self._generation = model.compute_buffer.generation
         self._token_ids = self._view(lowered.token_ids, np.int32)

@@ -24,6 +24,7 @@ CPU_DEVICE = 0  # enum ggml_backend_dev_type
 USAGE_WEIGHTS = 1  # enum ggml_backend_buffer_usage
 STATUS_SUCCESS = 0  # enum ggml_status
 STATUS_ABORTED = 1
+ALL_THREADS = -1  # GGML_N_TASKS_MAX
 ROPE_INTERLEAVED = 0
 ROPE_HALF_SPLIT = 2  # GGML_ROPE_TYPE_NEOX
 
@@ -111,6 +112,7 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "rope_ext": (_P, [_P, _P, _P, _P, _I, _I, _I, _F, _F, _F, _F, _F, _F]),
     "flash_attn_ext": (_P, [_P, _P, _P, _P, _P, _F, _F, _F]),
     "swiglu_split": (_P, [_P, _P, _P]),
+    "custom_4d": (_P, [_P, _I, _I64, _I64, _I64, _I64, ctypes.POINTER(_P), _I, _P, _I, _P]),
     # graphs
     "new_graph_custom": (_P, [_P, _SIZE, c_bool]),
     "build_forward_expand": (None, [_P, _P]),

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 from powerserve.backend.base import SliceShape, StepShape
 from powerserve.backend.ggml.cache import GgmlCache
+from powerserve.backend.ggml.fusion import FusedLinear, Step, fuse
+from powerserve.backend.ggml.kernels.operations import LinearOperations
 from powerserve.backend.ggml.library import (
     ROPE_HALF_SPLIT,
     ROPE_INTERLEAVED,
@@ -50,6 +52,7 @@ class LoweredGraph:
     output_rows: int  # I32 [outputs]
     logits: int | None  # F32 [vocab, outputs]; None: the shape has none
     observed: dict[str, int]  # F32
+    operations: LinearOperations | None  # what the graph's own operations read
 
 
 def lower(
@@ -92,6 +95,11 @@ class _Lowering:
         ]
         self._output_rows = self._input("output_rows", dtypes.I32, shape.num_outputs)
         self._join: int | None = None
+        self._operations = (
+            LinearOperations(library, weights.kernels, self._context, weights)
+            if weights.kernels is not None
+            else None
+        )
         self._tensors: dict[Value, int] = {
             graph.token_ids: self._token_ids,
             graph.positions: self._positions,
@@ -99,13 +107,14 @@ class _Lowering:
         }
 
     def build(self, graph: Graph) -> LoweredGraph:
-        for node in graph.nodes:
-            if node.output == graph.logits and not self._shape.has_logits:
+        for step in fuse(graph, self._weights.is_packed):
+            outputs = step.outputs if isinstance(step, FusedLinear) else (step.output,)
+            if graph.logits in outputs and not self._shape.has_logits:
                 break  # the last one
-            tensor = self._lower(node)
-            # Appending each result at once keeps our order, which is the model's.
-            self._library.build_forward_expand(self._graph, tensor)
-            self._tensors[node.output] = tensor
+            for output, tensor in zip(outputs, self._lower_step(step), strict=True):
+                # Appending each result at once keeps our order, which is the model's.
+                self._library.build_forward_expand(self._graph, tensor)
+                self._tensors[output] = tensor
         observed = {name: self._tensors[value] for name, value in graph.observed.items()}
         for tensor in observed.values():
             self._library.set_output(tensor)
@@ -124,7 +133,15 @@ class _Lowering:
             self._output_rows,
             logits,
             observed,
+            self._operations,
         )
+
+    def _lower_step(self, step: Step) -> list[int]:
+        if isinstance(step, Node):
+            return [self._lower(step)]
+        assert self._operations is not None
+        residual = None if step.residual is None else self._tensors[step.residual]
+        return self._operations.products(step, self._tensors[step.x], residual)
 
     def _lower(self, node: Node) -> int:
         library, context, weights = self._library, self._context, self._weights
@@ -141,10 +158,7 @@ class _Lowering:
                 normed = library.rms_norm(context, inputs[0], eps)
                 tensor = library.mul(context, normed, weights.plain(weight))
             case SplitHeads(num_heads):
-                features, tokens = Tensor.from_address(inputs[0]).ne[:2]
-                tensor = library.reshape_3d(
-                    context, inputs[0], features // num_heads, num_heads, tokens
-                )
+                tensor = self._split_heads(inputs[0], num_heads)
             case Rope() as rope:
                 tensor = self._rope(rope, *inputs)
             case Attention() as attention:
@@ -163,6 +177,17 @@ class _Lowering:
             case unknown:
                 raise TypeError(f"no ggml lowering for {type(unknown).__name__}")
         return tensor
+
+    def _split_heads(self, x: int, num_heads: int) -> int:
+        """A view, because x may be a part of something wider."""
+        tensor = Tensor.from_address(x)
+        features, tokens = tensor.ne[:2]
+        head_dim, token_bytes = features // num_heads, tensor.nb[1]
+        head_bytes = dtypes.F32.size_bytes(head_dim)
+        view: int = self._library.view_3d(
+            self._context, x, head_dim, num_heads, tokens, head_bytes, token_bytes, 0
+        )
+        return view
 
     def _rope(self, operation: Rope, x: int, positions: int) -> int:
         rope = operation.rope
@@ -192,7 +217,8 @@ class _Lowering:
         config, num_tokens = self._config, self._shape.num_tokens
         keys, values = self._cache.keys[operation.layer], self._cache.values[operation.layer]
         for target, rows in ((keys, k), (values, v)):
-            flat = library.reshape_2d(context, rows, config.kv_dim, num_tokens)
+            token_bytes = Tensor.from_address(rows).nb[2]
+            flat = library.view_2d(context, rows, config.kv_dim, num_tokens, token_bytes, 0)
             stored = library.set_rows(context, target, flat, self._cells)
             library.build_forward_expand(self._graph, stored)
         width = config.num_heads * config.head_dim

@@ -12,6 +12,7 @@ from enum import IntFlag
 from pathlib import Path
 from typing import Any
 
+from powerserve.core.dtypes import DType
 from powerserve.core.errors import BackendError, UsageError
 
 ABI = 1
@@ -45,9 +46,9 @@ class LinearSpec(ctypes.Structure):
 
 
 _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
-    "instruction_sets": (c_char_p, []),
-    "instruction_set": (c_char_p, []),
-    "use": (c_int32, [c_char_p]),
+    "get_instruction_sets": (c_char_p, []),
+    "get_instruction_set": (c_char_p, []),
+    "set_instruction_set": (c_int32, [c_char_p]),
     "packed_bytes": (c_size_t, [c_int32, c_int64, c_int64]),
     "pack": (None, [c_int32, c_int64, c_int64, c_void_p, c_void_p, c_int64, c_int64]),
     "unpack": (None, [c_int32, c_int64, c_int64, c_void_p, c_void_p, c_int64, c_int64]),
@@ -65,6 +66,9 @@ class KernelLibrary:
         BackendError: it cannot be loaded, is of another version, or has nothing for this processor.
     """
 
+    get_instruction_sets: Any
+    get_instruction_set: Any
+    set_instruction_set: Any
     packed_bytes: Any
     pack: Any
     unpack: Any
@@ -92,13 +96,13 @@ class KernelLibrary:
     @property
     def instruction_sets(self) -> list[str]:
         """Those that this processor can be served with, best first."""
-        names: bytes = self._handle.psk_instruction_sets()
+        names: bytes = self.get_instruction_sets()
         return names.decode().split()
 
     @property
     def instruction_set(self) -> str:
         """The one in use."""
-        name: bytes = self._handle.psk_instruction_set()
+        name: bytes = self.get_instruction_set()
         return name.decode()
 
     def use(self, instruction_set: str) -> None:
@@ -107,9 +111,18 @@ class KernelLibrary:
         Raises:
             UsageError: this processor does not have it.
         """
-        if self._handle.psk_use(instruction_set.encode()):
+        if self.set_instruction_set(instruction_set.encode()):
             known = ", ".join(self.instruction_sets)
             raise UsageError(f"there are no kernels for {instruction_set!r} here, but for: {known}")
+
+    def packed_size(self, dtype: DType, shape: tuple[int, ...]) -> int:
+        """Bytes of a packed matrix [rows, in_features]; 0 if there are no kernels for it."""
+        size: int = self.packed_bytes(dtype.ggml_id, *shape)
+        return size
+
+    def can_pack(self, dtype: DType, shape: tuple[int, ...]) -> bool:
+        """Whether there are kernels for such a matrix."""
+        return self.packed_size(dtype, shape) > 0
 
     def address(self, operation: Any) -> int:
         """The address of a bound function, as `ggml_custom_4d` takes it."""

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from powerserve.backend.ggml.native_build import find_compiler
+from powerserve.backend.compiler import find_compiler
 from powerserve.backend.qnn.libraries import BACKEND_LIBRARY, SYSTEM_LIBRARY, QnnLibraries
 from powerserve.backend.qnn.runtime.base import GraphRequest
 from powerserve.backend.qnn.tensors import F32, GraphSpec, TensorSpec

@@ -264,10 +264,3 @@ def wait_until(condition: Callable[[], bool]) -> None:
 )
 def test_steps_in_the_output(line: str, step: BuildStep | None) -> None:
     assert build_process.parse_step(line) == step
-
-
-def test_the_likely_reason_is_the_first_error() -> None:
-    reason = build_process.likely_reason
-    assert reason("a\nCMake Error at x\nERROR: Failed building wheel\n") == "CMake Error at x"
-    assert reason("something\nlast words\n\n") == "last words"
-    assert reason("") == "no output"

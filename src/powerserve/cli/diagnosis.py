@@ -13,6 +13,7 @@ from importlib import metadata
 from pathlib import Path
 
 from powerserve import __version__
+from powerserve.backend.compiler import compiler_advice
 from powerserve.backend.ggml import locate, native_build
 from powerserve.backend.ggml.cpu import available_features, unused_features
 from powerserve.core import machine
@@ -246,5 +247,5 @@ def _how_to_build() -> str:
     try:
         native_build.compiler_in(os.environ)
     except BackendError:
-        return f"get a C++ compiler ({native_build.compiler_advice()}), then {build}"
+        return f"get a C++ compiler ({compiler_advice()}), then {build}"
     return f"{build}, and `powerserve doctor --measure` compares the two"

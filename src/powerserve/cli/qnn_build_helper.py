@@ -12,7 +12,7 @@ import os
 import shutil
 from pathlib import Path
 
-from powerserve.backend.ggml.native_build import find_compiler
+from powerserve.backend.compiler import find_compiler
 from powerserve.backend.qnn.runtime import build
 from powerserve.core.errors import UsageError
 

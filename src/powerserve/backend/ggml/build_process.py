@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from powerserve.backend.compiler import likely_reason
 from powerserve.core.errors import BackendError
 
 STOP_TIMEOUT_S = 10
@@ -20,7 +21,6 @@ _NINJA_STEP = re.compile(r"\s*\[(\d+)/(\d+)\] (.*)")
 _MAKE_STEP = re.compile(r"\s*\[ *(\d+)%\] (.*)")
 _SOURCE = re.compile(r"([^/ ]+\.(?:cpp|c|cc|cu|m|s))\.(?:o|obj)\b", re.IGNORECASE)
 _PIP_STEP = re.compile(r"\s*(?:Collecting|Downloading|Installing|Preparing|Building) .*")
-_ERROR = re.compile(r"CMake Error|\berror:", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,12 +60,6 @@ def parse_step(line: str) -> BuildStep | None:
         percent, text = match.groups()
         return BuildStep(_short(text), int(percent) / 100)
     return BuildStep(line.strip()) if _PIP_STEP.fullmatch(line.rstrip()) else None
-
-
-def likely_reason(output: str) -> str:
-    """The first line that names an error, else the last line."""
-    lines = [line.strip() for line in output.splitlines() if line.strip()]
-    return next(filter(_ERROR.search, lines), lines[-1] if lines else "no output")
 
 
 def _short(text: str) -> str:

@@ -14,12 +14,12 @@ import json
 import os
 import shlex
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from powerserve.backend.compiler import compiler_version, find_compiler
 from powerserve.backend.ggml import build_process, locate
 from powerserve.backend.ggml.build_process import ReportStep
 from powerserve.core import machine
@@ -114,48 +114,6 @@ def compiler_in(environment: Mapping[str, str]) -> str:
     if sys.platform == "win32":
         return "MSVC"  # cmake finds Visual Studio by itself, outside PATH
     return compiler_version(find_compiler(environment))
-
-
-def find_compiler(environment: Mapping[str, str]) -> str:
-    """The path of the C++ compiler that `environment` names or has in its PATH.
-
-    Raises:
-        BackendError: there is none.
-    """
-    wanted = shlex.split(environment.get("CXX", ""))[:1] or ["c++", "g++", "clang++"]
-    search_path = environment.get("PATH")
-    found = next(filter(None, (shutil.which(name, path=search_path) for name in wanted)), None)
-    if found is None:
-        raise BackendError(
-            f"there is no C++ compiler ({' or '.join(wanted)}) here; get one with: "
-            f"{compiler_advice()}"
-        )
-    return found
-
-
-def compiler_version(compiler: str) -> str:
-    """The compiler's path and the first line it says about itself; raises BackendError."""
-    try:
-        answer = subprocess.run([compiler, "--version"], capture_output=True, text=True, timeout=60)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise BackendError(f"the C++ compiler {compiler} does not run: {error}") from None
-    return f"{compiler} {answer.stdout.partition(chr(10))[0]}".strip()
-
-
-def compiler_advice() -> str:
-    """The one command that installs a C++ compiler on this system."""
-    if sys.platform == "darwin":
-        return "xcode-select --install"
-    commands = {
-        "termux-info": "pkg install clang cmake ninja",
-        "apt-get": "sudo apt-get install -y g++",
-        "dnf": "sudo dnf install -y gcc-c++",
-        "pacman": "sudo pacman -S --needed base-devel",
-        "apk": "sudo apk add g++",
-        "brew": "brew install gcc",
-    }
-    known = (command for tool, command in commands.items() if shutil.which(tool))
-    return next(known, "your system's package manager")
 
 
 def native_builds() -> list[NativeBuild]:

@@ -6,7 +6,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from powerserve.backend.ggml.native_build import compiler_version
+from powerserve.backend.compiler import compiler_version
 from powerserve.backend.qnn.runtime.build import ANDROID_API
 from powerserve.core.errors import BundleError
 from powerserve.deploy.bundle.target import ANDROID_PAGE_BYTES, Target

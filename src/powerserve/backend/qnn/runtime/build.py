@@ -10,12 +10,11 @@ import hashlib
 import logging
 import os
 import platform
-import subprocess
 import sys
 from pathlib import Path
 
-from powerserve.backend.ggml.build_process import likely_reason
-from powerserve.backend.ggml.native_build import compiler_version, find_compiler
+from powerserve.backend.compiler import compiler_version, find_compiler, run_compiler
+from powerserve.backend.native_source import native_source
 from powerserve.core.errors import BackendError
 from powerserve.storage import atomic
 from powerserve.storage.cache_folder import cache_folder
@@ -27,12 +26,10 @@ COMPILER_FLAGS = ("-std=c++17", "-O2", "-pthread")
 # Nothing is needed beside the C library where it runs; memory pages may be of 16 kB (Android 15).
 LINKER_FLAGS = ("-static-libstdc++", "-static-libgcc", "-Wl,-z,max-page-size=16384")
 LIBRARIES = ("-ldl",)
-TIME_LIMIT_S = 300
 
 logger = logging.getLogger("powerserve.backend")
 
-_SOURCE = Path("native", "npu_helper", "npu_helper.cpp")
-_PACKAGE = Path(__file__).parents[3]
+_SOURCE = "npu_helper.cpp"
 
 
 def helper_executable() -> Path:
@@ -60,10 +57,10 @@ def helper_executable() -> Path:
 
 def helper_source() -> Path:
     """The helper's C++ file; raises BackendError if the installation lacks it."""
-    for root in (_PACKAGE, _PACKAGE.parents[1]):  # an installed wheel, a checkout
-        if (root / _SOURCE).is_file():
-            return root / _SOURCE
-    raise BackendError("this installation lacks the NPU helper's source")
+    folder = native_source("npu_helper")
+    if folder is None or not (folder / _SOURCE).is_file():
+        raise BackendError("this installation lacks the NPU helper's source")
+    return folder / _SOURCE
 
 
 def ndk_compiler(ndk: Path) -> str:
@@ -84,17 +81,10 @@ def compile_helper(compiler: str, target: Path) -> None:
     flags = (*COMPILER_FLAGS, *LINKER_FLAGS)
     command = [compiler, *flags, str(helper_source()), "-o", str(partial), *LIBRARIES]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=TIME_LIMIT_S)
-        if done.returncode != 0:
-            reason = likely_reason(done.stdout + done.stderr)
-            raise BackendError(f"the NPU helper cannot be compiled: {reason}")
+        run_compiler(command, "the NPU helper")
         os.replace(partial, target)
     except OSError as error:
         raise BackendError(f"the NPU helper cannot be compiled: {error}") from None
-    except subprocess.TimeoutExpired:
-        raise BackendError(
-            f"the NPU helper cannot be compiled: {compiler} took more than {TIME_LIMIT_S} s"
-        ) from None
     finally:
         partial.unlink(missing_ok=True)
 

@@ -39,7 +39,7 @@ template <class Simd, Type type> struct ScaleReader {
     static constexpr Format F = FORMAT<type>;
     const uint8_t * next;
     alignas(64) uint8_t numbers[256];
-    typename Simd::Floats d[Simd::PARTS], dmin[Simd::PARTS];
+    typename Simd::Floats d[Simd::PARTS] = {}, dmin[Simd::PARTS] = {};
 
     explicit ScaleReader(const uint8_t * scales) : next(scales) {}
 
@@ -118,6 +118,32 @@ inline void load_groups(
     }
 }
 
+// One part of a block times all columns, added to `dots`; a Simd may have a way of its own.
+template <class Simd, Type type, int CHAINS, int COLUMNS>
+inline void dot_block(
+    const uint8_t * block, int part, const int8_t * x, typename Simd::Ints (&dots)[CHAINS][COLUMNS]) {
+    if constexpr (requires { Simd::template dot_block<type>(block, part, x, dots); }) {
+        Simd::template dot_block<type>(block, part, x, dots);
+    } else {
+#pragma GCC unroll 4
+        for (int p = 0; p < 4; p++) {
+            typename Simd::Bytes low, high;
+            load_groups<Simd, type>(block, p, part, low, high);
+#pragma GCC unroll 8
+            for (int c = 0; c < COLUMNS; c++) {
+                const int8_t * q = x + 32 * c + 4 * p;
+                if constexpr (FORMAT<type>.bits == 8) {
+                    dots[0][c] = Simd::dot_8(dots[0][c], low, q);
+                    dots[CHAINS - 1][c] = Simd::dot_8(dots[CHAINS - 1][c], high, q + 16);
+                } else {
+                    dots[0][c] = Simd::dot(dots[0][c], low, q);
+                    dots[CHAINS - 1][c] = Simd::dot(dots[CHAINS - 1][c], high, q + 16);
+                }
+            }
+        }
+    }
+}
+
 template <class Simd, Type type, int COLUMNS>
 void multiply_columns(
     const uint8_t * panel, int64_t in_features, const void * group, float * out) {
@@ -147,22 +173,7 @@ void multiply_columns(
             for (auto & chain : dots) {
                 for (auto & each : chain) each = Simd::zero();
             }
-#pragma GCC unroll 4
-            for (int p = 0; p < 4; p++) {
-                typename Simd::Bytes low, high;
-                load_groups<Simd, type>(panel, p, part, low, high);
-#pragma GCC unroll 8
-                for (int c = 0; c < COLUMNS; c++) {
-                    const int8_t * q = x + 32 * c + 4 * p;
-                    if constexpr (F.bits == 8) {
-                        dots[0][c] = Simd::dot_8(dots[0][c], low, q);
-                        dots[CHAINS - 1][c] = Simd::dot_8(dots[CHAINS - 1][c], high, q + 16);
-                    } else {
-                        dots[0][c] = Simd::dot(dots[0][c], low, q);
-                        dots[CHAINS - 1][c] = Simd::dot(dots[CHAINS - 1][c], high, q + 16);
-                    }
-                }
-            }
+            dot_block<Simd, type>(panel, part, x, dots);
 #pragma GCC unroll 8
             for (int c = 0; c < COLUMNS; c++) {
                 const Sums & sum = sums[c];

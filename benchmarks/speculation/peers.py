@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
-import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from contestants import PLAIN, Contestant, Run, Setting
+
+sys.path.append(str(Path(__file__).parents[1]))  # what benchmarks share
+from line_process import LineProcess
 
 HERE = Path(__file__).parent
 
@@ -69,29 +72,12 @@ class Peer(Contestant):
             "kv_type": setting.load.kv_dtype.name,
         }
         script = str(HERE / environment.package.script)
-        self._process = subprocess.Popen(
-            [str(environment.python), script, json.dumps(request)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            start_new_session=True,  # Ctrl-C is for us; the peer ends with its input
-        )
-        self._read()  # it says so when it is ready
+        command = [str(environment.python), script, json.dumps(request)]
+        self._process = LineProcess(f"the peer's mode {name}", command)
 
     def run(self, prompt: Sequence[int], num_tokens: int) -> Run:
-        assert self._process.stdin is not None
-        question = {"prompt": list(prompt), "num_tokens": num_tokens}
-        self._process.stdin.write(json.dumps(question) + "\n")
-        self._process.stdin.flush()
-        answer = json.loads(self._read())
+        answer = self._process.ask({"prompt": list(prompt), "num_tokens": num_tokens})
         return Run(**{**answer, "token_ids": tuple(answer["token_ids"])})
 
     def close(self) -> None:
-        self._process.communicate()  # the end of its input is the end of the process
-
-    def _read(self) -> str:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line:
-            raise SystemExit(f"the peer's mode {self.name} failed; see its messages above")
-        return line
+        self._process.close()

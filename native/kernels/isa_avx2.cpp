@@ -1,0 +1,22 @@
+// x86-64 with AVX2: byte products in pairs.
+#if defined(__x86_64__)
+#pragma GCC target("avx2,fma,f16c")
+
+#include "simd_avx2.h"
+#include "multiply_avx2.h"
+#include "isa_list.h"
+
+namespace psk {
+namespace {
+
+bool has_avx2() {
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+           __builtin_cpu_supports("f16c");
+}
+
+}  // namespace
+
+const Isa AVX2{"avx2", has_avx2, prepare<Avx2>, multiply_by_passes<Avx2>, swiglu, nullptr};
+
+}  // namespace psk
+#endif

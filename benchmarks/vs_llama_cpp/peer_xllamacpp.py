@@ -2,7 +2,9 @@
 
     python peer_xllamacpp.py bench MODEL THREADS KV PREFILL DECODE REPEATS
     python peer_xllamacpp.py first MODEL THREADS KV PROMPT
+    python peer_xllamacpp.py serve MODEL THREADS KV CONTEXT
 
+`serve` answers lines `["prefill", TOKENS]` and `["decode", PROMPT, TOKENS]` with lists of seconds.
 The wheel has no lower interface than the server inside the process (no HTTP is involved), so its
 figures include greedy sampling and the server's work between steps.
 """
@@ -27,6 +29,8 @@ def main() -> None:
     mode, model, threads, kv_type, *rest = sys.argv[1:]
     if mode == "first":
         first(load(model, int(threads), kv_type, 8192), rest[0])
+    elif mode == "serve":
+        serve(load(model, int(threads), kv_type, int(rest[0])))
     else:
         prefill, decode, repeats = map(int, rest)
         server = load(model, int(threads), kv_type, max(prefill, decode) + 256)
@@ -66,14 +70,34 @@ def first(server: llama.Server, prompt: str) -> None:
     os._exit(0)
 
 
+def serve(server: llama.Server) -> None:
+    """Answer questions until the input ends."""
+    print(llama.get_system_info(), flush=True)
+    for line in sys.stdin:
+        name, *numbers = json.loads(line)
+        if name == "prefill":
+            seconds = [_prefill_s(server, *numbers)]
+        else:
+            prompt, decode = numbers
+            seconds = [_decode_s(server, prompt, decode) / decode]  # the mean of its steps
+        print(json.dumps(seconds), flush=True)
+
+
 def _sample(server: llama.Server, prefill: int, decode: int) -> list[dict[str, object]]:
-    prompt = _timings(server, prefill, 1)
-    # The first token belongs to the prompt; llama.cpp's clock starts after it.
-    tokens = _timings(server, 1, decode + 1)
+    prompt_s, tokens_s = _prefill_s(server, prefill), _decode_s(server, 1, decode)
     return [
-        {"name": f"pp{prefill}", "num_tokens": prefill, "steps_s": [prompt["prompt_ms"] / 1000]},
-        {"name": f"tg{decode}", "num_tokens": decode, "steps_s": [tokens["predicted_ms"] / 1000]},
+        {"name": f"pp{prefill}", "num_tokens": prefill, "steps_s": [prompt_s]},
+        {"name": f"tg{decode}", "num_tokens": decode, "steps_s": [tokens_s]},
     ]
+
+
+def _prefill_s(server: llama.Server, prefill: int) -> float:
+    return _timings(server, prefill, 1)["prompt_ms"] / 1000
+
+
+def _decode_s(server: llama.Server, prompt: int, decode: int) -> float:
+    # The first token belongs to the prompt; llama.cpp's clock starts after it.
+    return _timings(server, prompt, decode + 1)["predicted_ms"] / 1000
 
 
 def _timings(server: llama.Server, prompt: int, predict: int) -> dict[str, float]:

@@ -74,6 +74,13 @@ def test_rounds_are_announced_and_warming_up_is_not_counted(llm: LLM) -> None:
     }
 
 
+def test_an_engine_that_is_warm_is_not_warmed_up_again(llm: LLM) -> None:
+    rounds: list[int] = []
+    result = run_benchmark(llm.loaded.engine, PLAN, rounds.append, warms_up=False)
+    assert rounds == [1, 2]
+    assert [len(test.samples) for test in result.tests] == [2, 2]
+
+
 def test_a_quiet_machine_gives_no_warning() -> None:
     assert disturbances(QUIET, 2, [1.97, 1.99]) == []
     assert disturbances(QUIET, 2, []) == []

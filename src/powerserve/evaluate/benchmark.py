@@ -104,7 +104,11 @@ _Test = tuple[Measurement, Callable[[], Sample]]
 
 
 def run_benchmark(
-    engine: Engine, plan: BenchmarkPlan, on_round: Callable[[int], None] = lambda _: None
+    engine: Engine,
+    plan: BenchmarkPlan,
+    on_round: Callable[[int], None] = lambda _: None,
+    *,
+    warms_up: bool = True,
 ) -> BenchmarkResult:
     """Measure everything in the plan, once for warming up (round 0) and `repeats` times for real.
 
@@ -114,6 +118,7 @@ def run_benchmark(
         engine: with at least the plan's context_size and max_sequences, and nothing to do.
         plan: what to measure.
         on_round: told the number of each round before it begins.
+        warms_up: whether there is a round 0; an engine that has run the plan needs none.
 
     Raises:
         UsageError: the engine is deterministic, so it cannot run what the plan asks for.
@@ -125,7 +130,7 @@ def run_benchmark(
         )
     runs = _Runs(engine, plan)
     tests, curve = runs.tests(), runs.curve()
-    for number in range(plan.repeats + 1):
+    for number in range(0 if warms_up else 1, plan.repeats + 1):
         on_round(number)
         for measurement, measure in [*tests, *curve.values()]:
             sample = measure()

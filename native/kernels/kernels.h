@@ -231,7 +231,7 @@ void multiply(
     });
 }
 
-// 1 / sqrt(mean(x²) + eps); the sum is exact enough in eight-fold double precision.
+// 1 / sqrt(mean(x²) + eps), in double precision: squares of large numbers overflow float.
 inline float norm_factor(const float * x, float eps, int64_t n) {
     double sums[8] = {};
     for (int64_t i = 0; i < n; i += 8) {
@@ -239,7 +239,7 @@ inline float norm_factor(const float * x, float eps, int64_t n) {
     }
     double sum = 0;
     for (double each : sums) sum += each;
-    return 1.0f / __builtin_sqrtf(float(sum / double(n)) + eps);
+    return float(1.0 / __builtin_sqrt(sum / double(n) + eps));
 }
 
 // 32 activations, normalised.
@@ -278,7 +278,7 @@ void prepare(
 
 // e^x within 2 units in the last place, for loops that the compiler turns into vectors.
 inline float exponential(float x) {
-    x = x < -87.0f ? -87.0f : x > 88.0f ? 88.0f : x;
+    x = x < -87.0f ? -87.0f : x > 89.0f ? 89.0f : x;  // e^89 is infinite
     const float n = __builtin_floorf(x * 1.44269504f + 0.5f);
     const float r = (x - n * 0.693359375f) + n * 2.12194440e-4f;  // ln 2 in two parts
     float p = 1.9875691e-4f;  // the Cephes library's polynomial

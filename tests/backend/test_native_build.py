@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from powerserve.backend.ggml import build_process, locate, native_build
+from powerserve.backend.ggml.build_cache import remove_builds
 from powerserve.backend.ggml.build_process import BuildStep
 from powerserve.core.errors import BackendError
 
@@ -200,10 +201,10 @@ def test_two_builds_at_once_make_one(package_builds: Callable[[str], None], tmp_
 
 
 def test_cleaning_removes_builds(package_builds: Callable[[str], None], cache: Path) -> None:
-    assert native_build.remove_builds() == 0
+    assert remove_builds(cache) == 0
     package_builds(COPY_WHEEL)
     build()
-    assert native_build.remove_builds() == 1
+    assert remove_builds(cache) == 1
     assert locate.library_folder() == locate.wheel_folder()
 
 

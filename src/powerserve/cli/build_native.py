@@ -1,56 +1,89 @@
-"""Build ggml for this machine's processor, with all of its instructions.
+"""Build what computes for this machine's processor: ggml, and PowerServe's own kernels.
 
-The prebuilt library runs on any x86-64 processor of the last ten years. One compiled here also uses
-AVX-512 and AMX, which speeds prefill up. It takes a minute or two, needs a C++ compiler, and is
-used from then on.
+The prebuilt ggml runs on any x86-64 processor of the last ten years. One compiled here also uses
+AVX-512 and AMX, which speeds prefill up; it takes a minute or two. The kernels multiply quantised
+matrices faster than ggml does, and take some ten seconds. Both need a C++ compiler and are used
+from then on.
 """
 
 from __future__ import annotations
 
-import argparse
 import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-from powerserve.backend.ggml import locate, native_build
-from powerserve.backend.ggml.build_process import BuildStep, ReportStep
+from powerserve.backend.ggml import build_cache, locate, native_build
+from powerserve.backend.ggml.build_process import ReportStep
+from powerserve.backend.ggml.kernels import build as kernel_build
+from powerserve.backend.ggml.kernels import locate as kernel_locate
+from powerserve.cli.build_display import step_display
+from powerserve.core.errors import BackendError
 
 
-def configure(parser: argparse.ArgumentParser) -> None:
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Something that is built here."""
+
+    title: str
+    root: Callable[[], Path]  # the folder of its builds
+    build: Callable[[bool], None]  # argument: even if there is a build
+    print_status: Callable[[], None]
+
+
+def configure(parser: ArgumentParser) -> None:
     """Declare the flags."""
     choice = parser.add_mutually_exclusive_group()
     choice.add_argument("--force", action="store_true", help="build even if there is a build")
     choice.add_argument("--clean", action="store_true", help="delete the builds")
     choice.add_argument("--status", action="store_true", help="say what there is and what is used")
+    parser.add_argument("--only", choices=list(PARTS), help="this part alone (default: both)")
 
 
-def execute(arguments: argparse.Namespace) -> int:
+def execute(arguments: Namespace) -> int:
     """Build, delete or describe; returns the exit status."""
+    parts = [PARTS[arguments.only]] if arguments.only else list(PARTS.values())
     if arguments.status:
-        print_status()
+        for part in parts:
+            part.print_status()
     elif arguments.clean:
-        number = native_build.remove_builds()
-        print(f"Deleted {number} build{'' if number == 1 else 's'}.")
+        for part in parts:
+            number = build_cache.remove_builds(part.root())
+            print(f"Deleted {number} build{'' if number == 1 else 's'} of {part.title}.")
     else:
-        build(force=arguments.force)
+        build(parts, force=arguments.force)
     return 0
 
 
-def build(*, force: bool) -> None:
-    """Build with progress on stderr and print the outcome."""
-    started = time.monotonic()
+def build(parts: Iterable[Part], *, force: bool) -> None:
+    """Build each part with progress on stderr and print the outcome.
+
+    Raises:
+        BackendError: a part could not be built; the others were.
+    """
     stop_on_termination()
-    try:
-        with step_display() as report:
-            folder = native_build.build(report, waiting=_tell_waiting, force=force)
-    except KeyboardInterrupt:
-        print("Stopped; nothing was installed.", file=sys.stderr)
-        raise
+    errors = []
+    for part in parts:
+        try:
+            part.build(force)
+        except BackendError as error:
+            errors.append(str(error))
+    if errors:
+        raise BackendError("; ".join(dict.fromkeys(errors)))  # both may lack the same compiler
+
+
+def build_ggml(force: bool) -> None:
+    """Build ggml and print the outcome."""
+    started = time.monotonic()
+    with _shown("ggml") as report:
+        folder = native_build.build(report, waiting=_tell_waiting, force=force)
     info = locate.describe_library(folder)
     print(f"ggml {info.version} for this machine is in {folder}")
     print(f"CPU features: {' '.join(info.features)} ({time.monotonic() - started:.0f} s)")
@@ -58,57 +91,64 @@ def build(*, force: bool) -> None:
         print(f"It is not used as long as {locate.ENVIRONMENT_VARIABLE} is set (to {chosen}).")
 
 
-def print_status() -> None:
-    """Say which library is used and which builds are in the cache."""
+def build_kernels(force: bool) -> None:
+    """Build the kernels and print the outcome."""
+    started = time.monotonic()
+    with _shown("the kernels") as report:
+        library = kernel_build.build(report, waiting=_tell_waiting, force=force)
+    names = kernel_locate.describe_kernels(library)
+    print(f"PowerServe's kernels for this machine are in {library.parent}")
+    print(f"Instruction sets: {' '.join(names)} ({time.monotonic() - started:.0f} s)")
+    if (used := kernel_locate.kernel_library()) != library:
+        print(f"They are not used as long as there is {used}, which comes first.")
+
+
+def print_ggml_status() -> None:
+    """Say which ggml is used and which builds are in the cache."""
     used = locate.describe_library(locate.library_folder())
     print(f"In use: ggml {used.version} ({used.origin}) in {used.folder}")
     print(f"CPU features: {' '.join(used.features)}")
     for one in native_build.native_builds():
-        fitting = (
-            "" if one.folder.name.startswith(locate.machine_key()) else ", for another machine"
-        )
+        fitting = _fitting(one.folder, locate.machine_key())
         print(f"Built here: ggml {one.version} in {one.folder} with {one.compiler}{fitting}")
     if used.origin == "wheel":
         print("`powerserve build-native` builds one for this machine.")
 
 
+def print_kernel_status() -> None:
+    """Say which kernels are there and which builds are in the cache."""
+    library = kernel_locate.kernel_library()
+    if library is None:
+        print("There are no kernels of PowerServe's own; `powerserve build-native` builds them.")
+    else:
+        print(f"In use: the kernels {library}")
+        print(f"Instruction sets: {' '.join(kernel_locate.describe_kernels(library))}")
+    source = kernel_locate.kernel_source()
+    key = kernel_locate.build_key(source) if source else "none"
+    for one in kernel_build.kernel_builds():
+        fitting = _fitting(one.folder, key)
+        print(f"Built here: kernels in {one.folder} with {one.compiler}{fitting}")
+
+
+def _fitting(folder: Path, key: str) -> str:
+    return "" if folder.name.startswith(key) else ", for another machine or version"
+
+
+PARTS = {
+    "ggml": Part("ggml", locate.native_root, build_ggml, print_ggml_status),
+    "kernels": Part("the kernels", kernel_locate.build_root, build_kernels, print_kernel_status),
+}
+
+
 @contextmanager
-def step_display() -> Iterator[ReportStep]:
-    """Show steps as a live bar on a terminal, as one line per tenth of the work elsewhere."""
-    if not sys.stderr.isatty():
-        yield TenthsDisplay().report
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-
-    columns = (
-        SpinnerColumn(),
-        BarColumn(bar_width=30),
-        TimeElapsedColumn(),
-        TextColumn("{task.description}", markup=False),
-    )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("starting", total=None)
-
-        def report(step: BuildStep) -> None:
-            total = None if step.fraction is None else 1.0
-            bar.update(task, description=step.text, total=total, completed=step.fraction or 0.0)
-
-        yield report
-
-
-class TenthsDisplay:
-    """Prints a line at the start and whenever another tenth of the compilation is done."""
-
-    def __init__(self) -> None:
-        self._tenths = -1
-
-    def report(self, step: BuildStep) -> None:
-        """Print `step` if it is due."""
-        tenths = int((step.fraction or 0.0) * 10)
-        if tenths > self._tenths:
-            self._tenths = tenths
-            print(f"{tenths * 10:3} % {step.text}", file=sys.stderr, flush=True)
+def _shown(title: str) -> Iterator[ReportStep]:
+    """Show the steps of a build; say so if it is stopped."""
+    try:
+        with step_display() as report:
+            yield report
+    except KeyboardInterrupt:
+        print(f"Stopped; nothing was installed of {title}.", file=sys.stderr)
+        raise
 
 
 def _tell_waiting() -> None:

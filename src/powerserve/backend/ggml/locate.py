@@ -10,16 +10,15 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-import json
 import os
 import platform
 import re
-import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from powerserve.backend.ggml.arm_levels import best_level_folder
+from powerserve.backend.ggml.child import ask_child
 from powerserve.core import machine
 from powerserve.core.errors import BackendError
 from powerserve.storage.cache_folder import cache_folder
@@ -29,7 +28,6 @@ PACKAGE = "libggml-python"
 PACKAGE_VERSION = "0.20.2.post1"  # the pin in pyproject.toml; a test compares them
 LIBRARIES = ("ggml-base", "ggml-cpu", "ggml")
 RECORD = "build.json"  # describes a native build; written last
-PROBE_TIMEOUT_S = 60
 
 # The instruction sets a compiler can use unasked, among the flags that Linux lists. The others
 # (mitigations, virtualisation) change with the kernel and must not outdate a build.
@@ -82,9 +80,14 @@ def wheel_folder() -> Path | None:
 
 def native_folder() -> Path | None:
     """The newest finished build for this machine's processor and our version of ggml."""
-    builds = native_root().glob(f"{machine_key()}-*/{RECORD}")
-    newest_first = sorted(builds, key=lambda record: record.stat().st_mtime, reverse=True)
-    return next(filter(has_libraries, (record.parent for record in newest_first)), None)
+    return next(filter(has_libraries, newest_builds(native_root(), machine_key())), None)
+
+
+def newest_builds(root: Path, key: str) -> list[Path]:
+    """The finished builds in `root` whose names begin with `key`, the newest first."""
+    records = root.glob(f"{key}-*/{RECORD}")
+    newest_first = sorted(records, key=lambda record: record.stat().st_mtime, reverse=True)
+    return [record.parent for record in newest_first]
 
 
 def native_root() -> Path:
@@ -94,8 +97,13 @@ def native_root() -> Path:
 
 def machine_key() -> str:
     """What a build must match to be used here: our version of ggml and the processor."""
+    return f"{PACKAGE_VERSION}-{processor_key()}"
+
+
+def processor_key() -> str:
+    """The processor's architecture and a digest of its instruction sets."""
     digest = hashlib.sha256(" ".join(instruction_sets()).encode()).hexdigest()
-    return f"{PACKAGE_VERSION}-{platform.machine().lower()}-{digest[:8]}"
+    return f"{platform.machine().lower()}-{digest[:8]}"
 
 
 def instruction_sets() -> list[str]:
@@ -132,17 +140,9 @@ def describe_library(folder: Path, *, check_kernels: bool = False) -> LibraryInf
     Raises:
         BackendError: they do not load, use instructions this machine lacks, or compute wrongly.
     """
-    command = [sys.executable, "-m", "powerserve.backend.ggml.probe", str(folder)]
-    command += ["--kernels"] if check_kernels else []
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=PROBE_TIMEOUT_S)
-    except subprocess.TimeoutExpired:
-        raise BackendError(f"the ggml libraries in {folder} do not answer") from None
-    if done.returncode != 0:
-        lines = done.stderr.strip().splitlines()
-        reason = lines[-1] if lines else _status_text(done.returncode)
-        raise BackendError(f"the ggml libraries in {folder} do not work here: {reason}")
-    answer = json.loads(done.stdout)
+    arguments = [str(folder), *(["--kernels"] if check_kernels else [])]
+    what = f"the ggml libraries in {folder}"
+    answer = ask_child("powerserve.backend.ggml.probe", arguments, what)
     return LibraryInfo(folder, origin_of(folder), answer["version"], tuple(answer["features"]))
 
 
@@ -151,7 +151,3 @@ def origin_of(folder: Path) -> str:
     if (folder / RECORD).is_file():
         return "native"
     return "wheel" if folder == wheel_folder() else "environment"
-
-
-def _status_text(status: int) -> str:
-    return f"ended by signal {-status}" if status < 0 else f"exit status {status}"

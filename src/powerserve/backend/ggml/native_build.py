@@ -2,8 +2,7 @@
 
 The package's own build system does the work, started by pip (or uv), so index settings, proxies and
 credentials are honoured and cmake and ninja come from the index where the system has none. A build
-is made in a temporary folder, tried in a child process and renamed, so a folder under its final
-name is always whole.
+is tried in a child process before it is put in place.
 """
 
 from __future__ import annotations
@@ -17,15 +16,15 @@ import shutil
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 from powerserve.backend.compiler import compiler_version, find_compiler
 from powerserve.backend.ggml import build_process, locate
+from powerserve.backend.ggml.build_cache import LOG, make_once, read_records, write_record
 from powerserve.backend.ggml.build_process import ReportStep
 from powerserve.core import machine
 from powerserve.core.errors import BackendError
-from powerserve.storage import atomic
-from powerserve.storage.lock import exclusive_lock
 
 # NATIVE: every instruction this processor has. LLAMAFILE: faster prefill of Q8_0, F16 and F32.
 CMAKE_OPTIONS = ("-DGGML_NATIVE=ON", "-DGGML_LLAMAFILE=ON")
@@ -36,8 +35,6 @@ AMX_WORKAROUND = "-fno-dse -fno-tree-dse"
 # one: attention with heads of 64 dimensions takes four times as long as with plain AVX-512.
 FP16_WORKAROUND = "-mno-avx512fp16"
 COMPILER_VARIABLES = ("CC", "CXX", "CFLAGS", "CXXFLAGS", "LDFLAGS")
-LOCK = "build.lock"
-LOG = "build.log"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,12 +71,8 @@ def build(report: ReportStep, *, waiting: Callable[[], None], force: bool = Fals
         BackendError: a tool is missing, the build failed, or its result does not work.
     """
     recipe = recipe_for(os.environ)
-    root = locate.native_root()
-    target = root / recipe.folder_name
-    with exclusive_lock(root / LOCK, waiting=waiting):
-        if force or not (target / locate.RECORD).exists():
-            remove_leftovers(root)
-            _build_into(target, recipe, report)
+    target = locate.native_root() / recipe.folder_name
+    make_once(target, partial(_build_into, recipe, report), waiting=waiting, force=force)
     return target
 
 
@@ -118,36 +111,22 @@ def compiler_in(environment: Mapping[str, str]) -> str:
 
 def native_builds() -> list[NativeBuild]:
     """The finished builds in the cache, those for other processors and versions included."""
-    records = sorted(locate.native_root().glob(f"*/{locate.RECORD}"))
-    return [_read_record(record) for record in records]
+    return [
+        NativeBuild(folder, record["version"], tuple(record["features"]), record["compiler"])
+        for folder, record in read_records(locate.native_root()).items()
+    ]
 
 
-def remove_builds() -> int:
-    """Delete all builds and leftovers; returns how many finished builds there were."""
-    root = locate.native_root()
-    if not root.exists():
-        return 0
-    with exclusive_lock(root / LOCK, waiting=lambda: None):
-        builds = native_builds()
-        for one in builds:
-            shutil.rmtree(one.folder)
-        remove_leftovers(root)
-        (root / LOG).unlink(missing_ok=True)
-    return len(builds)
-
-
-def _build_into(target: Path, recipe: Recipe, report: ReportStep) -> None:
-    with atomic.new_folder(target) as folder:
-        scratch = folder / "scratch"
-        scratch.mkdir()
-        command = install_command(scratch / "package")
-        environment = build_environment(os.environ, recipe, scratch)
-        build_process.run(command, environment, target.parent / LOG, report)
-        _take_libraries(scratch / "package" / "libggml", folder)
-        shutil.rmtree(scratch)
-        info = locate.describe_library(folder, check_kernels=True)
-        record = asdict(recipe) | {"version": info.version, "features": info.features}
-        atomic.write_bytes(folder / locate.RECORD, json.dumps(record, indent=2).encode())
+def _build_into(recipe: Recipe, report: ReportStep, folder: Path) -> None:
+    scratch = folder / "scratch"
+    scratch.mkdir()
+    command = install_command(scratch / "package")
+    environment = build_environment(os.environ, recipe, scratch)
+    build_process.run(command, environment, folder.parent / LOG, report)
+    _take_libraries(scratch / "package" / "libggml", folder)
+    shutil.rmtree(scratch)
+    info = locate.describe_library(folder, check_kernels=True)
+    write_record(folder, asdict(recipe) | {"version": info.version, "features": info.features})
 
 
 def install_command(package_folder: Path, source: Path | None = None) -> list[str]:
@@ -193,15 +172,3 @@ def _take_libraries(package: Path, folder: Path) -> None:
     for entry in source.iterdir():
         if entry.is_file():
             entry.rename(folder / entry.name)
-
-
-def remove_leftovers(root: Path) -> None:
-    """Delete what killed builds left in `root`; only with the lock held."""
-    for entry in root.iterdir():
-        if atomic.is_partial(entry):
-            shutil.rmtree(entry, ignore_errors=True)
-
-
-def _read_record(record: Path) -> NativeBuild:
-    data = json.loads(record.read_text())
-    return NativeBuild(record.parent, data["version"], tuple(data["features"]), data["compiler"])

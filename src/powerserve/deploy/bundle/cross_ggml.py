@@ -18,6 +18,7 @@ from pathlib import Path
 
 from powerserve.backend.ggml import build_process, locate, native_build
 from powerserve.backend.ggml.arm_levels import LEVELS, ArmLevel
+from powerserve.backend.ggml.build_cache import remove_leftovers
 from powerserve.backend.ggml.build_process import BuildStep, ReportStep
 from powerserve.backend.ggml.native_build import COMPILER_VARIABLES, Recipe
 from powerserve.core.errors import BundleError
@@ -49,7 +50,7 @@ def build_levels(toolchain: Toolchain, progress: Progress) -> dict[ArmLevel, Pat
     root = cache_folder() / "deploy" / "ggml"
     root.mkdir(parents=True, exist_ok=True)
     with exclusive_lock(root / "lock", waiting=lambda: progress.note("waiting for another build")):
-        native_build.remove_leftovers(root)
+        remove_leftovers(root)
         return {level: _build_level(level, toolchain, root, progress) for level in LEVELS}
 
 

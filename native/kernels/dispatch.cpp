@@ -27,7 +27,7 @@ const Isa * const ALL_ISAS[] = {
     &AVX_VNNI, &AVX2,
 #endif
 #elif defined(__aarch64__)
-    &NEON_DOTPROD,
+    &NEON_DOTPROD, &NEON,
 #endif
     nullptr,
 };

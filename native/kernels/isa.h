@@ -30,6 +30,8 @@ struct Isa {
     const struct Tiles * tiles;  // null: none
 };
 
+constexpr int TILE_STATE_BYTES = 64;
+
 // For many columns: matrix units that multiply bfloat16 tiles of 16 x 32.
 // Activations lie as [ceil(T / 16)][K / 32][16 tokens][32] bfloat16, padded with zeros.
 struct Tiles {
@@ -38,8 +40,9 @@ struct Tiles {
         const float * x, const float * norm, float eps, int64_t in_features, void * column);
     // A panel as tiles: [K / 32][16 pairs of features][16 rows][2] bfloat16.
     void (*widen)(int32_t type, const uint8_t * panel, int64_t in_features, void * tiles);
-    void (*begin)();  // on each thread, before and after any multiplications
-    void (*end)();
+    // On each thread before and after multiplications: configure its tiles, put the state back.
+    void (*begin)(void * state);
+    void (*end)(const void * state);
     // Two panels times two groups of 16 tokens: out [32 tokens][32 rows] float.
     void (*multiply)(
         const void * panel0, const void * panel1, const void * tokens0, const void * tokens1,

@@ -312,7 +312,8 @@ void psk_op_linear(ggml_tensor * dst, int, int nth, void * user_data) {
     }
     const Groups groups(tokens, spec.in_features);
     Chunks chunks(spec, linear.num_items(), chunk_size(linear, tiles, nth), nth);
-    if (tiles != nullptr) tiles->begin();
+    alignas(64) uint8_t tile_state[TILE_STATE_BYTES];
+    if (tiles != nullptr) tiles->begin(tile_state);
     for (int64_t first, last; chunks.take(first, last);) {
         if (tiles != nullptr) {
             multiply_tiled(linear, *tiles, x, first, last);
@@ -320,6 +321,6 @@ void psk_op_linear(ggml_tensor * dst, int, int nth, void * user_data) {
             for (int64_t i = first; i < last; i++) multiply_item(linear, Item(linear, i), groups, x);
         }
     }
-    if (tiles != nullptr) tiles->end();
+    if (tiles != nullptr) tiles->end(tile_state);
     chunks.leave();
 }

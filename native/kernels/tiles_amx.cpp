@@ -25,13 +25,21 @@ struct alignas(64) Configuration {
     uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
 };
 
-// Not the intrinsic: GCC 12 believes that it reads 8 bytes only, and drops stores to the others.
-void begin() {
-    const Configuration configuration;
-    asm volatile("ldtilecfg %0" : : "m"(configuration) : "memory");
+static_assert(sizeof(Configuration) == TILE_STATE_BYTES);
+
+// Not the intrinsics: GCC 12 believes that they read 8 bytes only, and drops stores to the others.
+void load_configuration(const void * configuration) {
+    asm volatile("ldtilecfg %0" : : "m"(*static_cast<const Configuration *>(configuration)) : "memory");
 }
 
-void end() { asm volatile("tilerelease" ::: "memory"); }
+// ggml configures a thread's tiles once, for all of its own products to come.
+void begin(void * state) {
+    asm volatile("sttilecfg %0" : "=m"(*static_cast<Configuration *>(state)) : : "memory");
+    const Configuration ours;
+    load_configuration(&ours);
+}
+
+void end(const void * state) { load_configuration(state); }
 
 void prepare_tiles(
     const float * x, const float * norm, float eps, int64_t in_features, void * column) {

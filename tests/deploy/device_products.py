@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from powerserve.backend.ggml import kernel_check, locate
+from powerserve.backend.ggml import kernel_check, locate, single_product
 from powerserve.backend.ggml.backend import GgmlBackend, GgmlOptions
 from powerserve.core import dtypes
 
@@ -26,7 +26,7 @@ products = {
     f"{name}/{num_tokens}": kernel_check.product(
         backend,
         inputs["table"],
-        kernel_check.RawTensor(shape, by_name[name], inputs[name]),
+        single_product.RawTensor(shape, by_name[name], inputs[name]),
         num_tokens,
     )
     for name in inputs.files

@@ -137,6 +137,13 @@ def add_engine_flags(parser: ArgumentParser) -> None:
         help="reference: numpy, slow, for comparison",
     )
     group.add_argument(
+        "--kernels",
+        choices=["auto", "ggml", "native"],
+        default="auto",
+        help="whose matrix products: auto: those of `powerserve build-native` where measured to be "
+        "faster than ggml's",
+    )
+    group.add_argument(
         "--poll",
         type=whole_number,
         metavar="0-100",
@@ -228,6 +235,7 @@ def load_options(arguments: Namespace, hparams: Hparams | None) -> LoadOptions:
         speculation=speculation_options(arguments),
         backend=arguments.backend,
         poll=arguments.poll,
+        kernels=arguments.kernels,
         npu=npu_options(arguments),
     )
 

@@ -125,11 +125,17 @@ class Devices:
     @cached_property
     def _host(self) -> GgmlBackend:
         from powerserve.backend.ggml.backend import GgmlBackend, GgmlOptions
+        from powerserve.backend.ggml.kernels.choice import KernelChoice
 
         options = self._options
         settings: dict[str, Any] = {} if options.poll is None else {"poll": options.poll}
         host = GgmlBackend(
-            GgmlOptions(num_threads=options.num_threads, use_mmap=options.use_mmap, **settings),
+            GgmlOptions(
+                num_threads=options.num_threads,
+                use_mmap=options.use_mmap,
+                kernels=KernelChoice(options.kernels),
+                **settings,
+            ),
             options.ggml_folder,
         )
         self._undo.callback(host.close)

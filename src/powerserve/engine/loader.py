@@ -45,6 +45,7 @@ class LoadOptions:
     backend: str = "ggml"
     poll: int | None = None  # None: the backend's default
     ggml_folder: Path | None = None  # None: the best library on this machine
+    kernels: str = "auto"  # a KernelChoice of the ggml backend
     npu: NpuOptions = field(default_factory=NpuOptions)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from powerserve.backend.base import (
@@ -17,9 +18,17 @@ from powerserve.backend.ggml.cache import GgmlCache
 from powerserve.backend.ggml.cpu import check_cpu
 from powerserve.backend.ggml.executable import ComputeBuffer, GgmlExecutable
 from powerserve.backend.ggml.interrupt import AbortFlag
+from powerserve.backend.ggml.kernels.choice import (
+    KernelChoice,
+    Packing,
+    open_kernels,
+    packable_types,
+)
 from powerserve.backend.ggml.kernels.library import KernelLibrary
+from powerserve.backend.ggml.kernels.measurement import faster_types
 from powerserve.backend.ggml.library import GgmlLibrary
 from powerserve.backend.ggml.locate import library_folder
+from powerserve.backend.ggml.placement import matrices
 from powerserve.backend.ggml.threads import DEFAULT_POLL, ThreadPool
 from powerserve.backend.ggml.weights import WeightStore
 from powerserve.core import dtypes
@@ -36,6 +45,7 @@ class GgmlOptions:
     num_threads: int = 0  # 0: as many as this process may use
     poll: int = DEFAULT_POLL
     use_mmap: bool = False  # weights that need no repacking stay in the file's pages
+    kernels: KernelChoice = KernelChoice.AUTO
 
 
 class GgmlBackend(Backend):
@@ -57,15 +67,36 @@ class GgmlBackend(Backend):
         self.handle: int = self.library.backend_cpu_init()
         self.num_threads = self.threads.num_threads
         self.threads.attach(self.handle)
-        import os; self.kernels = KernelLibrary(Path(os.environ["PSK"])) if "PSK" in os.environ else None
         self._abort = AbortFlag(self.library, self.handle)
 
     @property
     def device(self) -> str:
-        return f"{super().device}, {self.library.folder}"
+        kernels = self._kernels
+        ours = "" if kernels is None else f", {kernels.path}, {self.options.kernels}"
+        return f"{super().device}, {self.library.folder}{ours}"
 
     def load(self, config: ModelConfig, graph: Graph, weights: Weights) -> GgmlModel:
-        return GgmlModel(self, config, graph, weights)
+        return self.place(config, graph, weights, self._packing(graph, weights))
+
+    def place(
+        self, config: ModelConfig, graph: Graph, weights: Weights, packing: Packing | None
+    ) -> GgmlModel:
+        """As `load`, with the matrices that `packing` names packed for our own kernels."""
+        return GgmlModel(self, config, graph, weights, packing)
+
+    @cached_property
+    def _kernels(self) -> KernelLibrary | None:
+        return open_kernels(self.options.kernels, self.library.folder)
+
+    def _packing(self, graph: Graph, weights: Weights) -> Packing | None:
+        """What the user's choice means for a model's matrices."""
+        kernels = self._kernels
+        if kernels is None:
+            return None
+        dtypes = packable_types(kernels, matrices(graph, weights))
+        if self.options.kernels is KernelChoice.AUTO:
+            dtypes = faster_types(self, kernels, dtypes)
+        return Packing(kernels, dtypes) if dtypes else None
 
     def interrupt(self) -> None:
         self._abort.raise_flag()
@@ -85,7 +116,12 @@ class GgmlModel(LoadedModel):
     capabilities = Capabilities(kv_dtypes=(dtypes.F16, dtypes.Q8_0, dtypes.F32))
 
     def __init__(
-        self, backend: GgmlBackend, config: ModelConfig, graph: Graph, weights: Weights
+        self,
+        backend: GgmlBackend,
+        config: ModelConfig,
+        graph: Graph,
+        weights: Weights,
+        packing: Packing | None,
     ) -> None:
         self.config = config
         self.graph = graph
@@ -98,8 +134,9 @@ class GgmlModel(LoadedModel):
             graph,
             weights,
             use_mmap=backend.options.use_mmap,
-            kernels=backend.kernels,
+            packing=packing,
         )
+        self.packing = packing
         self.weights_bytes = self.weights.size_bytes
         self.compute_buffer = ComputeBuffer(
             backend.library, backend.library.backend_cpu_buffer_type()

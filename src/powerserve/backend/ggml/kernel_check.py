@@ -6,33 +6,21 @@ process at the first quantised product. So this runs in a child process, as the 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from powerserve.backend.base import Batch, BatchSlice, FloatArray, SliceShape, StepShape
+from powerserve.backend.base import FloatArray
 from powerserve.backend.ggml.backend import GgmlBackend, GgmlOptions
+from powerserve.backend.ggml.single_product import RawTensor, SingleProduct
 from powerserve.core import dtypes
-from powerserve.core.config import ModelConfig, RopeConfig, RopeStyle
 from powerserve.core.dtypes import DType
 from powerserve.core.errors import BackendError
-from powerserve.graph import Graph, Weight
 
 NUM_IN, NUM_OUT = 256, 64  # multiples of every kernel's tile
 BATCHES = (1, 32)  # tokens: kernels for vectors and for matrices
-NUM_CELLS = 256
 TOLERANCE = 0.02  # ggml rounds activations to 8 bits
-
-
-@dataclass(frozen=True, slots=True)
-class RawTensor:
-    """A tensor as it would lie in a file."""
-
-    shape: tuple[int, ...]
-    dtype: DType
-    data: npt.NDArray[np.uint8]
 
 
 def check_kernels(folder: Path) -> None:
@@ -61,27 +49,10 @@ def product(
 ) -> FloatArray:
     """The first rows of `table` [rows, NUM_IN], multiplied by the weight [NUM_OUT, NUM_IN] in a
     graph of its own: [num_tokens, NUM_OUT]."""
-    graph = Graph()
-    embedded = graph.embedding(graph.token_ids, Weight("table", table.shape))
-    selected = graph.select_outputs(embedded)
-    graph.logits = graph.linear(selected, Weight("weight", weight.shape))
-    table_tensor = RawTensor(table.shape, dtypes.F32, table.view(np.uint8).reshape(-1))
-    model = backend.load(_config(), graph, {"table": table_tensor, "weight": weight})
-    cache = model.new_cache(NUM_CELLS, dtypes.F16)
-    executable = model.compile(
-        StepShape((SliceShape(num_tokens, 0, NUM_CELLS),), num_tokens), cache
-    )
-    product = executable.run(_batch(num_tokens)).copy()
-    executable.close()
-    cache.close()
-    model.close()
-    return product
-
-
-def _batch(num_tokens: int) -> Batch:
-    rows = np.arange(num_tokens, dtype=np.int32)
-    one_sequence = BatchSlice(0, np.empty(0, np.int64), rows - 1, 0, num_tokens)
-    return Batch(rows, rows, rows.astype(np.int64), [one_sequence], rows)
+    single = SingleProduct(backend, table, weight)
+    found = single(num_tokens).copy()
+    single.close()
+    return found
 
 
 def _float16(rng: np.random.Generator) -> tuple[RawTensor, FloatArray]:
@@ -116,12 +87,3 @@ def _scaled(codes: npt.NDArray[np.int8], scales: npt.NDArray[np.float16]) -> Flo
 def _raw(dtype: DType, blocks: npt.NDArray[np.generic]) -> RawTensor:
     data = np.ascontiguousarray(blocks).view(np.uint8).reshape(-1)
     return RawTensor((NUM_OUT, NUM_IN), dtype, data)
-
-
-def _config() -> ModelConfig:
-    """A model of which only the sizes of its (unused) cache matter."""
-    return ModelConfig(
-        architecture="none", num_layers=1, embed_dim=NUM_IN, ffn_dim=32, num_heads=1,
-        num_kv_heads=1, head_dim=32, vocab_size=NUM_OUT, context_length=NUM_CELLS, norm_eps=1e-5,
-        rope=RopeConfig(RopeStyle.HALF_SPLIT, dim=32),
-    )  # fmt: skip

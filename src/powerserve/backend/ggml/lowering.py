@@ -96,8 +96,8 @@ class _Lowering:
         self._output_rows = self._input("output_rows", dtypes.I32, shape.num_outputs)
         self._join: int | None = None
         self._operations = (
-            LinearOperations(library, weights.kernels, self._context, weights)
-            if weights.kernels is not None
+            LinearOperations(library, weights.packing.kernels, self._context, weights)
+            if weights.packing is not None
             else None
         )
         self._tensors: dict[Value, int] = {

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from powerserve.backend.base import Weights, WeightTensor
 from powerserve.backend.checks import check_weights
-from powerserve.backend.ggml.kernels.library import KernelLibrary
+from powerserve.backend.ggml.kernels.choice import Packing
 from powerserve.backend.ggml.library import GgmlLibrary, Tensor
 from powerserve.core import dtypes
 from powerserve.core.dtypes import DType
@@ -28,7 +28,7 @@ PROBE_COLUMNS = 512  # activation columns in the question whether a kernel exist
 
 
 class Role(Enum):
-    """What a tensor is used for: the right-hand side of Linear (ggml's or ours), or anything else."""
+    """What a tensor is for: products by ggml's kernels, products by ours, or anything else."""
 
     MATRIX = "matrix"
     PACKED = "packed"
@@ -53,24 +53,24 @@ def plan_placements(
     device: int,
     graph: Graph,
     weights: Weights,
-    kernels: KernelLibrary | None = None,
+    packing: Packing | None = None,
 ) -> list[Placement]:
     """Decide for every weight of the graph which tensors to make of it, and where.
 
-    With `kernels`, matrices that these can multiply are packed for them.
+    Matrices that fit `packing` are packed for our own kernels.
 
     Raises:
         ModelFileError: a tensor is missing or has another shape than the model's sizes need.
         UnsupportedModelError: ggml cannot multiply a matrix of this type.
     """
     check_weights(graph, weights)
-    matrices, plain = _roles(graph)
+    multiplied, plain = _roles(graph)
     placements = [_place_plain(weight, weights[weight.name]) for weight in plain.values()]
     probe = _KernelProbe(library, device)
     try:
-        for weight in matrices.values():
+        for weight in multiplied.values():
             tensor = weights[weight.name]
-            if kernels is not None and kernels.can_pack(tensor.dtype, tensor.shape):
+            if packing is not None and packing.fits(tensor.dtype, tensor.shape):
                 placements.append(_place(Role.PACKED, weight, tensor))
                 continue
             buffer_type = probe.best_buffer_type(weight, tensor.dtype)
@@ -80,6 +80,16 @@ def plan_placements(
     finally:
         probe.close()
     return placements
+
+
+def matrices(graph: Graph, weights: Weights) -> list[WeightTensor]:
+    """What the graph's products multiply with.
+
+    Raises:
+        ModelFileError: a tensor is missing or has another shape than the model's sizes need.
+    """
+    check_weights(graph, weights)
+    return [weights[name] for name in _roles(graph)[0]]
 
 
 class _KernelProbe:
@@ -132,7 +142,7 @@ class _KernelProbe:
 
 def _roles(graph: Graph) -> tuple[dict[str, Weight], dict[str, Weight]]:
     """The graph's weights as (multiplied by Linear, read in any other way)."""
-    matrices = {
+    multiplied = {
         node.operation.weight.name: node.operation.weight
         for node in graph.nodes
         if isinstance(node.operation, Linear)
@@ -143,9 +153,9 @@ def _roles(graph: Graph) -> tuple[dict[str, Weight], dict[str, Weight]]:
     plain = {
         name: weight
         for name, weight in graph.weights().items()
-        if name not in matrices or name in tables
+        if name not in multiplied or name in tables
     }
-    return matrices, plain
+    return multiplied, plain
 
 
 def _place(

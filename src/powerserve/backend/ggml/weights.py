@@ -10,7 +10,8 @@ from typing import TypeVar
 import numpy as np
 
 from powerserve.backend.base import Weights
-from powerserve.backend.ggml.kernels.library import PANEL_ROWS, KernelLibrary
+from powerserve.backend.ggml.kernels.choice import Packing
+from powerserve.backend.ggml.kernels.library import PANEL_ROWS
 from powerserve.backend.ggml.library import USAGE_WEIGHTS, GgmlLibrary
 from powerserve.backend.ggml.memory import HostMemory, advise_huge_pages
 from powerserve.backend.ggml.placement import Placement, Role, plan_placements
@@ -28,8 +29,8 @@ Item = TypeVar("Item")
 class WeightStore:
     """All weights of one model inside ggml.
 
-    `matrix(weight)` is the tensor that ggml multiplies with, `packed(weight)` the one for
-    `kernels`, `plain(weight)` the one for everything else.
+    `matrix(weight)` is the tensor that ggml multiplies with, `packed(weight)` the one for our own
+    kernels, `plain(weight)` the one for everything else.
     """
 
     def __init__(
@@ -40,9 +41,9 @@ class WeightStore:
         weights: Weights,
         *,
         use_mmap: bool,
-        kernels: KernelLibrary | None = None,
+        packing: Packing | None = None,
     ) -> None:
-        self.kernels = kernels
+        self.packing = packing
         self._library = library
         self._contexts: list[int] = []
         self._buffers: list[int] = []
@@ -52,7 +53,7 @@ class WeightStore:
         self.size_bytes = 0
         self.buffer_sizes: dict[str, int] = {}  # buffer type -> bytes, for reports
         try:
-            self._load(plan_placements(library, device, graph, weights, kernels), use_mmap)
+            self._load(plan_placements(library, device, graph, weights, packing), use_mmap)
         except BaseException:
             self.close()
             raise
@@ -63,11 +64,11 @@ class WeightStore:
         return self.plain(weight) if tensor is None else tensor
 
     def is_packed(self, weight: Weight) -> bool:
-        """Whether `kernels` multiply with this matrix."""
+        """Whether our own kernels multiply with this matrix."""
         return (Role.PACKED, weight.name) in self._tensors
 
     def packed(self, weight: Weight) -> int:
-        """The tensor of a matrix for `kernels`: its packed bytes, as I8."""
+        """The tensor of a packed matrix: its bytes, as I8."""
         return self._tensors[Role.PACKED, weight.name]
 
     def packed_type(self, weight: Weight) -> DType:
@@ -127,9 +128,9 @@ class WeightStore:
 
     def _pack(self, placements: list[Placement]) -> None:
         """Rearrange matrices for our own kernels."""
-        kernels = self.kernels
-        assert kernels is not None
-        sizes = [kernels.packed_size(each.dtype, each.shape) for each in placements]
+        assert self.packing is not None
+        kernels = self.packing.kernels
+        sizes = [self.packing.size_bytes(each.dtype, each.shape) for each in placements]
         offsets, total = _offsets(sizes)
         memory, buffer = self._new_memory(total, "kernels")
         context = self._new_context(len(placements))

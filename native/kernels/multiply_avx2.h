@@ -34,6 +34,7 @@ template <class Simd, Type type> struct PackedQuants {
     static typename Simd::Bytes load(const uint8_t * block, int g, int part) {
         return load_group<Simd, type>(block, g, part);
     }
+    static void fetch_ahead(const uint8_t * block) { fetch(block, BYTES); }
 };
 
 template <class Simd> struct WideQuants {
@@ -41,11 +42,13 @@ template <class Simd> struct WideQuants {
     static typename Simd::Bytes load(const uint8_t * block, int g, int part) {
         return Simd::load(block + LINE * g + part * sizeof(typename Simd::Bytes));
     }
+    static void fetch_ahead(const uint8_t *) {}
 };
 
 template <class Simd, Type type>
 inline void widen_quants(const uint8_t * packed, int64_t blocks, uint8_t * wide) {
     for (int64_t block = 0; block < blocks; block++) {
+        fetch(packed, FORMAT<type>.quant_bytes());
 #pragma GCC unroll 8
         for (int g = 0; g < GROUPS; g++) {
             for (int part = 0; part < Simd::PARTS; part++) {
@@ -137,6 +140,7 @@ void multiply_stretch(
         }
     }
     for (int64_t block = 0; block < blocks; block++) {
+        Quants::fetch_ahead(quants);
         if constexpr (FORMAT<type>.scales == Scales::K6) {
             multiply_groups<Simd, type, Quants, 0>(quants, scales[block], x.quants, x.sums, total);
             multiply_groups<Simd, type, Quants, 1>(quants, scales[block], x.quants, x.sums, total);
@@ -192,7 +196,6 @@ void multiply_panel(
     for (int64_t first = 0; first < num_blocks; first += STRETCH) {
         const int64_t blocks = num_blocks - first < STRETCH ? num_blocks - first : STRETCH;
         for (int64_t block = 0; block < blocks; block++) {
-            fetch(panel + block * F.quant_bytes(), F.quant_bytes());
             __builtin_prefetch(next_scales + (first + block) * LINE, 0, 2);
             reader.read(first + block, scales[block]);
         }

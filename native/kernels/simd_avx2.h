@@ -41,7 +41,10 @@ struct Avx2 {
     }
     static Ints zero() { return _mm256_setzero_si256(); }
     static Partials dot(Partials sum, Bytes w, Bytes x) {
-        return _mm256_add_epi16(sum, _mm256_maddubs_epi16(w, x));
+        sum = _mm256_add_epi16(sum, _mm256_maddubs_epi16(w, x));
+        // Or compilers add up as a tree, whose leaves need far more registers than there are.
+        asm("" : "+x"(sum));
+        return sum;
     }
     // Of signed weights: the sign moves to the activations, which are never -128.
     static Partials dot_8(Partials sum, Bytes w, Bytes x) {

@@ -24,6 +24,7 @@ from powerserve.deploy.bundle import debian
 from powerserve.deploy.bundle.archive import write_archive, write_manifest
 from powerserve.deploy.bundle.bytecode import compile_python
 from powerserve.deploy.bundle.cross_ggml import build_levels, recipe_for
+from powerserve.deploy.bundle.cross_kernels import build_kernels, kernels_digest
 from powerserve.deploy.bundle.elf_check import check_elf_files
 from powerserve.deploy.bundle.python_runtime import PYTHON, add_python, fetch_python
 from powerserve.deploy.bundle.target import ANDROID_PAGE_BYTES, MACHINE, Target
@@ -113,7 +114,8 @@ def _cached(parts: Parts, folder: Path, force: bool, progress: Progress) -> Path
 def input_hash(parts: Parts) -> str:
     """A digest of all that decides what is built, save the revisions of Debian's packages."""
     recipes = [asdict(recipe_for(level, parts.toolchain)) for level in LEVELS]
-    settings: list[object] = [asdict(parts.target), PACKAGE_VERSION, recipes]
+    kernels = kernels_digest(parts.toolchain)
+    settings: list[object] = [asdict(parts.target), PACKAGE_VERSION, recipes, kernels]
     digest = hashlib.sha256()
     sources = sorted(path for path in PACKAGE_FOLDER.rglob("*") if path.is_file())
     if parts.helper_ndk is not None:
@@ -129,10 +131,13 @@ def input_hash(parts: Parts) -> str:
 
 def _build(parts: Parts, archive: Path, progress: Progress) -> None:
     levels = build_levels(parts.toolchain, progress)
+    kernels = build_kernels(parts.toolchain, progress)
     with _scratch_folder(archive.parents[1]) as scratch:
         root = scratch / "bundle"
         for level, libraries in levels.items():
-            shutil.copytree(libraries, root / "ggml" / level.name)
+            folder = root / "ggml" / level.name
+            shutil.copytree(libraries, folder)
+            shutil.copy(kernels, folder)
         _add_package(root / "lib/packages")
         packages = _add_python(root, progress) if parts.target.has_python else []
         _add_start(root, parts.target)

@@ -11,17 +11,17 @@ import json
 import os
 import shutil
 import tarfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
 from powerserve.backend.ggml import build_process, locate, native_build
 from powerserve.backend.ggml.arm_levels import LEVELS, ArmLevel
 from powerserve.backend.ggml.build_cache import remove_leftovers
-from powerserve.backend.ggml.build_process import BuildStep, ReportStep
+from powerserve.backend.ggml.build_process import ReportStep
 from powerserve.backend.ggml.native_build import COMPILER_VARIABLES, Recipe
 from powerserve.core.errors import BundleError
+from powerserve.deploy.bundle.build_progress import percent
 from powerserve.deploy.bundle.elf_check import check_elf_files
 from powerserve.deploy.bundle.ggml_source import fetch_ggml_source
 from powerserve.deploy.bundle.target import MACHINE
@@ -72,9 +72,9 @@ def _build_level(level: ArmLevel, toolchain: Toolchain, root: Path, progress: Pr
     if not target.exists():
         source = fetch_ggml_source(progress)
         with atomic.new_folder(target) as folder:
-            with _percent(progress, f"compiling ggml for {level.name}") as report:
+            with percent(progress, f"compiling ggml for {level.name}") as report:
                 _compile(source, recipe, folder, root / f"{level.name}.log", report)
-            _accept(folder, toolchain)
+            accept_libraries(folder, toolchain)
     return target
 
 
@@ -108,8 +108,12 @@ def _environment(environment: Mapping[str, str], recipe: Recipe, scratch: Path) 
     }
 
 
-def _accept(folder: Path, toolchain: Toolchain) -> None:
-    """Check the libraries, with what they are loaded with."""
+def accept_libraries(folder: Path, toolchain: Toolchain) -> None:
+    """Check libraries for the device, with what they are loaded with: the compiler's own is added.
+
+    Raises:
+        BundleError: the device's loader would refuse one.
+    """
     if toolchain.runtime_library is not None:
         shutil.copy(toolchain.runtime_library, folder)
     check_elf_files(
@@ -118,23 +122,3 @@ def _accept(folder: Path, toolchain: Toolchain) -> None:
         system_libraries=toolchain.system_libraries or C_LIBRARIES,
         min_alignment=toolchain.min_alignment,
     )
-
-
-@contextmanager
-def _percent(progress: Progress, label: str) -> Iterator[ReportStep]:
-    """Show the steps of a build as hundredths."""
-    with progress.count(label, 100) as advance:
-        yield _hundredths(advance)
-
-
-def _hundredths(advance: Callable[[int], None]) -> ReportStep:
-    done = 0
-
-    def report(step: BuildStep) -> None:
-        nonlocal done
-        now = int(100 * (step.fraction or 0))
-        if now > done:
-            advance(now - done)
-            done = now
-
-    return report

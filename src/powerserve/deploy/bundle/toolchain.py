@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from powerserve.backend.compiler import compiler_version
-from powerserve.backend.qnn.runtime.build import ANDROID_API
+from powerserve.backend.qnn.runtime.build import ANDROID_API, ndk_compiler
 from powerserve.core.errors import BundleError
 from powerserve.deploy.bundle.target import ANDROID_PAGE_BYTES, Target
 
@@ -26,6 +26,7 @@ class Toolchain:
     """A compiler for the device, as cmake is told of it."""
 
     description: str  # which one, exactly
+    compiler: str  # the path of the one for C++
     cmake_options: tuple[str, ...]
     min_alignment: int  # bytes: the pages that what it builds must fit
     system_libraries: frozenset[str] = frozenset()  # what every such device has
@@ -37,6 +38,7 @@ def toolchain_for(target: Target, ndk: Path | None) -> Toolchain:
 
     Raises:
         BundleError: it is not here, or `ndk` is no NDK.
+        BackendError: the NDK is not a whole one.
     """
     if not target.needs_ndk:
         return _gcc()
@@ -56,6 +58,7 @@ def _gcc() -> Toolchain:
         )
     return Toolchain(
         description=compiler_version(compiler).removeprefix(f"{compiler} "),
+        compiler=compiler,
         cmake_options=(
             "-DCMAKE_SYSTEM_NAME=Linux",
             "-DCMAKE_SYSTEM_PROCESSOR=aarch64",
@@ -75,6 +78,7 @@ def _ndk(ndk: Path) -> Toolchain:
         )
     return Toolchain(
         description=f"Android NDK {ndk_revision(ndk)}",
+        compiler=ndk_compiler(ndk.absolute()),
         cmake_options=(
             f"-DCMAKE_TOOLCHAIN_FILE={toolchain}",
             "-DANDROID_ABI=arm64-v8a",

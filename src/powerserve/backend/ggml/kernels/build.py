@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,7 +74,13 @@ def kernel_builds() -> list[KernelBuild]:
     ]
 
 
-def compile_kernels(compiler: str, source: Path, library: Path, report: ReportStep) -> None:
+def compile_kernels(
+    compiler: str,
+    source: Path,
+    library: Path,
+    report: ReportStep,
+    linker_flags: Sequence[str] = LINKER_FLAGS,
+) -> None:
     """Compile the files in the folder `source` into `library`.
 
     Raises:
@@ -90,7 +96,7 @@ def compile_kernels(compiler: str, source: Path, library: Path, report: ReportSt
     _run_all(commands, report)
     report(BuildStep("linking", 1.0))
     inputs = map(str, outputs.values())
-    run_compiler([compiler, *LINKER_FLAGS, *inputs, "-o", str(library)], WHAT)
+    run_compiler([compiler, *linker_flags, *inputs, "-o", str(library)], WHAT)
     shutil.rmtree(objects)
 
 

@@ -5,9 +5,10 @@
 
 namespace psk {
 
-constexpr int MAX_COLUMNS = 8;  // that a kernel multiplies a panel with in one pass
+constexpr int MAX_COLUMNS = 32;    // of a group, whatever the instruction set
+constexpr int KERNEL_COLUMNS = 8;  // that kernels.h multiplies a panel with in one pass
 
-// Activations of a group of up to MAX_COLUMNS columns as int8 with a scale per block of 32:
+// Activations of a group of columns as int8 with a scale per block of 32:
 //     quants int8 [K / 32][columns][32], then sums float [K / 32][columns][4]:
 //     scale, scale * (sum of the 32 quants), and that of the first and second 16.
 inline int64_t group_bytes(int64_t in_features, int64_t columns) {
@@ -28,6 +29,7 @@ struct Isa {
     // out[i] = silu(gate[i]) * up[i]
     void (*swiglu)(const float * gate, const float * up, float * out, int64_t n);
     const struct Tiles * tiles;  // null: none
+    int64_t max_columns = KERNEL_COLUMNS;  // of a group
 };
 
 constexpr int TILE_STATE_BYTES = 64;

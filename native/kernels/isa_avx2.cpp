@@ -16,7 +16,9 @@ bool has_avx2() {
 
 }  // namespace
 
-const Isa AVX2{"avx2", has_avx2, prepare<Avx2>, multiply_by_passes<Avx2>, swiglu, nullptr};
+const Isa AVX2{
+    "avx2", has_avx2, prepare<Avx2>, multiply_by_passes<Avx2>, swiglu, nullptr, MAX_COLUMNS,
+};
 
 }  // namespace psk
 #endif

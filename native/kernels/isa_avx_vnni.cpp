@@ -38,6 +38,7 @@ bool has_avx_vnni() {
 
 const Isa AVX_VNNI{
     "avx-vnni", has_avx_vnni, prepare<AvxVnni>, multiply_by_passes<AvxVnni>, swiglu, nullptr,
+    MAX_COLUMNS,
 };
 
 }  // namespace psk

@@ -211,7 +211,7 @@ void multiply_columns(
 template <class Simd, Type type>
 void multiply_type(
     const uint8_t * panel, int64_t in_features, const void * group, int64_t columns, float * out) {
-    static_assert(MAX_COLUMNS == 8, "a kernel for each");
+    static_assert(KERNEL_COLUMNS == 8, "a kernel for each");
     using Kernel = void (*)(const uint8_t *, int64_t, const void *, float *);
     constexpr Kernel KERNELS[] = {
         multiply_columns<Simd, type, 1>, multiply_columns<Simd, type, 2>,

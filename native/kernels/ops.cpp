@@ -43,13 +43,14 @@ private:
 
 thread_local Scratch column_memory, tile_memory;
 
-// T columns in groups of at most MAX_COLUMNS, the first ones a column larger if need be.
+// T columns in groups as large as may be, the first ones a column larger if need be.
 struct Groups {
     int64_t tokens, in_features, count, size, larger;
 
     Groups(int64_t tokens, int64_t in_features)
-        : tokens(tokens), in_features(in_features), count(ceil_div(tokens, MAX_COLUMNS)),
-          size(tokens / count), larger(tokens % count) {}
+        : tokens(tokens), in_features(in_features),
+          count(ceil_div(tokens, current_isa()->max_columns)), size(tokens / count),
+          larger(tokens % count) {}
     int64_t columns(int64_t group) const { return size + (group < larger); }
     int64_t start(int64_t group) const { return group * size + min(group, larger); }
     int64_t offset(int64_t group) const { return group_bytes(in_features, start(group)); }

@@ -60,8 +60,10 @@ struct Avx512 {
         const __m512 a = _mm512_loadu_ps(values), b = _mm512_loadu_ps(values + 16);
         const float most = _mm512_reduce_max_ps(_mm512_max_ps(_mm512_abs_ps(a), _mm512_abs_ps(b)));
         const __m512 inverse = _mm512_set1_ps(most > 0 ? 127.0f / most : 0.0f);
-        const __m512i qa = _mm512_cvtps_epi32(_mm512_mul_ps(a, inverse));
-        const __m512i qb = _mm512_cvtps_epi32(_mm512_mul_ps(b, inverse));
+        // What is not a number becomes the smallest integer, of which no two can be added.
+        const __m512i least = _mm512_set1_epi32(-127);
+        const __m512i qa = _mm512_max_epi32(_mm512_cvtps_epi32(_mm512_mul_ps(a, inverse)), least);
+        const __m512i qb = _mm512_max_epi32(_mm512_cvtps_epi32(_mm512_mul_ps(b, inverse)), least);
         auto * target = reinterpret_cast<__m128i *>(quants);
         _mm_storeu_si128(target, _mm512_cvtsepi32_epi8(qa));
         _mm_storeu_si128(target + 1, _mm512_cvtsepi32_epi8(qb));

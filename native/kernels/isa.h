@@ -45,7 +45,7 @@ struct Tiles {
     // On each thread before and after multiplications: configure its tiles, put the state back.
     void (*begin)(void * state);
     void (*end)(const void * state);
-    // Two panels times two groups of 16 tokens: out [32 tokens][32 rows] float.
+    // Two panels times one or two (else null) groups of 16 tokens: out [tokens][32 rows] float.
     void (*multiply)(
         const void * panel0, const void * panel1, const void * tokens0, const void * tokens1,
         int64_t in_features, float * out);

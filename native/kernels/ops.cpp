@@ -13,7 +13,7 @@ namespace {
 constexpr int64_t MAX_UNPREPARED = 4;
 constexpr int64_t TILE_TOKENS = 16;
 constexpr int64_t CHUNKS_PER_THREAD = 6;
-constexpr size_t TILED_BYTES = 1 << 20;  // of widened weights that a thread works with
+constexpr size_t TILED_BYTES = 1 << 19;  // of widened weights that a thread works with
 
 int64_t min(int64_t a, int64_t b) { return a < b ? a : b; }
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -159,22 +159,29 @@ void add_bias(const Linear & linear, int weight, int64_t panel, int64_t num_rows
     }
 }
 
-// 16 products of a token (of gate, and of up) become a part of the result.
-void finish(const Linear & linear, const Item & item, int64_t token, float * values, float * up) {
+float * row_of(const ggml_tensor * tensor, int64_t token) {
+    return reinterpret_cast<float *>(static_cast<uint8_t *>(tensor->data) + token * tensor->nb[1]);
+}
+
+// Products of a panel (16 for each token; with SwiGLU those of gate, and of up) become a part of
+// the result. `stride`: from one token's products to the next one's.
+void finish(
+    const Linear & linear, const Item & item, int64_t first_token, int64_t num_tokens,
+    float * values, float * up, int64_t stride) {
     const int64_t count = item.num_rows(linear);
-    auto * out = reinterpret_cast<float *>(
-        static_cast<uint8_t *>(linear.dst->data) + token * linear.dst->nb[1]) + item.row;
-    add_bias(linear, item.weight, item.panel, count, values);
-    if (linear.is_swiglu()) {
-        add_bias(linear, 1, item.panel, count, up);
-        current_isa()->swiglu(values, up, values, PANEL_ROWS);
+    for (int64_t t = 0; t < num_tokens; t++, values += stride, up += stride) {
+        float * out = row_of(linear.dst, first_token + t) + item.row;
+        add_bias(linear, item.weight, item.panel, count, values);
+        if (linear.is_swiglu()) {
+            add_bias(linear, 1, item.panel, count, up);
+            current_isa()->swiglu(values, up, values, PANEL_ROWS);
+        }
+        if (linear.residual != nullptr) {
+            const float * other = row_of(linear.residual, first_token + t) + item.row;
+            for (int64_t i = 0; i < count; i++) values[i] += other[i];
+        }
+        std::memcpy(out, values, count * sizeof(float));
     }
-    if (linear.residual != nullptr) {
-        const auto * other = reinterpret_cast<const float *>(
-            static_cast<const uint8_t *>(linear.residual->data) + token * linear.residual->nb[1]);
-        for (int64_t i = 0; i < count; i++) values[i] += other[item.row + i];
-    }
-    std::memcpy(out, values, count * sizeof(float));
 }
 
 void multiply_item(const Linear & linear, const Item & item, const Groups & groups, const uint8_t * x) {
@@ -191,10 +198,7 @@ void multiply_item(const Linear & linear, const Item & item, const Groups & grou
             isa.multiply(
                 spec.types[1], linear.panel(1, item.panel), spec.in_features, own, columns, up);
         }
-        for (int64_t c = 0; c < columns; c++) {
-            finish(
-                linear, item, groups.start(group) + c, values + c * PANEL_ROWS, up + c * PANEL_ROWS);
-        }
+        finish(linear, item, groups.start(group), columns, values, up, PANEL_ROWS);
     }
 }
 
@@ -211,22 +215,22 @@ void multiply_tiled(
         const int weight = swiglu ? i % 2 : item.weight;
         tiles.widen(spec.types[weight], linear.panel(weight, item.panel), in_features, tiled + i * panel_size);
     }
-    alignas(64) float out[2 * TILE_TOKENS][2 * PANEL_ROWS];
+    constexpr int64_t STRIDE = 2 * PANEL_ROWS;
+    alignas(64) float out[2 * TILE_TOKENS * STRIDE];
     const int64_t tokens = linear.tokens(), group_size = tile_group_bytes(in_features);
     for (int64_t token = 0; token < tokens; token += 2 * TILE_TOKENS) {
         const uint8_t * own = x + token / TILE_TOKENS * group_size;
         const bool has_second = token + TILE_TOKENS < tokens;
+        const int64_t count = min(2 * TILE_TOKENS, tokens - token);
         for (int64_t i = 0; i < num_tiled; i += 2) {
             const uint8_t * panel = tiled + i * panel_size;
             tiles.multiply(
                 panel, i + 1 < num_tiled ? panel + panel_size : panel, own,
-                has_second ? own + group_size : own, in_features, out[0]);
-            const int64_t count = min(2 * TILE_TOKENS, tokens - token);
+                has_second ? own + group_size : nullptr, in_features, out);
             for (int64_t side = 0; side < (swiglu ? 1 : min(2, num_tiled - i)); side++) {
                 const Item item(linear, first + (swiglu ? i / 2 : i + side));
-                for (int64_t t = 0; t < count; t++) {
-                    finish(linear, item, token + t, out[t] + side * PANEL_ROWS, out[t] + PANEL_ROWS);
-                }
+                finish(
+                    linear, item, token, count, out + side * PANEL_ROWS, out + PANEL_ROWS, STRIDE);
             }
         }
     }

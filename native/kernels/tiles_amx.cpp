@@ -103,33 +103,42 @@ void widen(int32_t type, const uint8_t * panel, int64_t in_features, void * tile
     });
 }
 
-void multiply_tiles(
-    const void * panel0, const void * panel1, const void * tokens0, const void * tokens1,
+template <int GROUPS>
+void multiply_groups(
+    const uint8_t * b0, const uint8_t * b1, const uint8_t * a0, const uint8_t * a1,
     int64_t in_features, float * out) {
-    const auto * b0 = static_cast<const uint8_t *>(panel0);
-    const auto * b1 = static_cast<const uint8_t *>(panel1);
-    const auto * a0 = static_cast<const uint8_t *>(tokens0);
-    const auto * a1 = static_cast<const uint8_t *>(tokens1);
     _tile_zero(0);
     _tile_zero(1);
     _tile_zero(2);
     _tile_zero(3);
-    for (int64_t block = 0; block < in_features / BLOCK; block++) {
-        const int64_t offset = block * TILE_BYTES;
+    for (int64_t offset = 0; offset < in_features / BLOCK * TILE_BYTES; offset += TILE_BYTES) {
         _tile_loadd(4, a0 + offset, LINE);
         _tile_loadd(6, b0 + offset, LINE);
         _tile_dpbf16ps(0, 4, 6);
         _tile_loadd(7, b1 + offset, LINE);
         _tile_dpbf16ps(1, 4, 7);
-        _tile_loadd(5, a1 + offset, LINE);
-        _tile_dpbf16ps(2, 5, 6);
-        _tile_dpbf16ps(3, 5, 7);
+        if constexpr (GROUPS == 2) {
+            _tile_loadd(5, a1 + offset, LINE);
+            _tile_dpbf16ps(2, 5, 6);
+            _tile_dpbf16ps(3, 5, 7);
+        }
     }
     constexpr int64_t STRIDE = 32 * sizeof(float);
     _tile_stored(0, out, STRIDE);
     _tile_stored(1, out + 16, STRIDE);
-    _tile_stored(2, out + 16 * 32, STRIDE);
-    _tile_stored(3, out + 16 * 32 + 16, STRIDE);
+    if constexpr (GROUPS == 2) {
+        _tile_stored(2, out + 16 * 32, STRIDE);
+        _tile_stored(3, out + 16 * 32 + 16, STRIDE);
+    }
+}
+
+void multiply_tiles(
+    const void * panel0, const void * panel1, const void * tokens0, const void * tokens1,
+    int64_t in_features, float * out) {
+    (tokens1 == nullptr ? multiply_groups<1> : multiply_groups<2>)(
+        static_cast<const uint8_t *>(panel0), static_cast<const uint8_t *>(panel1),
+        static_cast<const uint8_t *>(tokens0), static_cast<const uint8_t *>(tokens1), in_features,
+        out);
 }
 
 // Linux gives a process the tile registers when it asks for them.
@@ -152,7 +161,7 @@ bool has_amx_bf16() {
     return __builtin_cpu_supports("avx512bf16") && is_permitted();
 }
 
-const Tiles AMX_TILES{16, prepare_tiles, widen, begin, end, multiply_tiles};
+const Tiles AMX_TILES{24, prepare_tiles, widen, begin, end, multiply_tiles};
 
 }  // namespace psk
 #endif

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from powerserve.backend.ggml.backend import GgmlBackend
     from powerserve.backend.ggml.executable import GgmlExecutable
 
-NUM_CELLS = 256
+NUM_CELLS = 512
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,8 @@
 // x86-64 with AVX2: byte products in pairs.
 #if defined(__x86_64__)
-#pragma GCC target("avx2,fma,f16c")
+#include "target.h"
+
+PSK_TARGET("avx2,fma,f16c")
 
 #include "simd_avx2.h"
 #include "multiply_avx2.h"
@@ -21,4 +23,5 @@ const Isa AVX2{
 };
 
 }  // namespace psk
+PSK_END_TARGET
 #endif

@@ -1,6 +1,8 @@
 // x86-64 with AVX-512 and its byte dot products; with AMX for many columns where there is that too.
 #if defined(__x86_64__)
-#pragma GCC target("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")
+#include "target.h"
+
+PSK_TARGET("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")
 
 #include "simd_avx512.h"
 #include "kernels.h"
@@ -25,4 +27,5 @@ const Isa AVX512{
 const Isa AMX{"amx-bf16", has_amx, prepare<Avx512>, multiply<Avx512>, swiglu, &AMX_TILES};
 
 }  // namespace psk
+PSK_END_TARGET
 #endif

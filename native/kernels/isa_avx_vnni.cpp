@@ -1,6 +1,8 @@
 // x86-64 with AVX2 and the byte dot products of AVX-VNNI.
 #if defined(__x86_64__)
-#pragma GCC target("avx2,fma,f16c,avxvnni")
+#include "target.h"
+
+PSK_TARGET("avx2,fma,f16c,avxvnni")
 
 #include "simd_avx2.h"
 #include "multiply_avx2.h"
@@ -42,4 +44,5 @@ const Isa AVX_VNNI{
 };
 
 }  // namespace psk
+PSK_END_TARGET
 #endif

@@ -1,7 +1,9 @@
 // Intel AMX: products of bfloat16 tiles. Weights are widened to bfloat16, so that whole rows add up
 // in the tile registers; scales of 32 features would have to be applied between integer products.
 #if defined(__x86_64__)
-#pragma GCC target("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16,amx-tile,amx-bf16")
+#include "target.h"
+
+PSK_TARGET("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16,amx-tile,amx-bf16")
 
 #include "simd_avx512.h"
 #include "kernels.h"
@@ -164,4 +166,5 @@ bool has_amx_bf16() {
 const Tiles AMX_TILES{24, prepare_tiles, widen, begin, end, multiply_tiles};
 
 }  // namespace psk
+PSK_END_TARGET
 #endif

@@ -27,7 +27,7 @@ const Isa * const ALL_ISAS[] = {
     &AVX_VNNI, &AVX2,
 #endif
 #elif defined(__aarch64__)
-    &NEON_DOTPROD, &NEON,
+    &NEON_I8MM, &NEON_DOTPROD, &NEON,
 #endif
     nullptr,
 };

@@ -10,7 +10,7 @@ extern const Isa AMX, AVX512, AVX_VNNI, AVX2;
 extern const Tiles AMX_TILES;
 bool has_amx_bf16();
 #elif defined(__aarch64__)
-extern const Isa NEON_DOTPROD, NEON;
+extern const Isa NEON_I8MM, NEON_DOTPROD, NEON;
 #endif
 
 }  // namespace psk

@@ -164,7 +164,8 @@ class Execution:
         return memory, tensor, _spec(operation, flags)
 
     def _columns(self, values: FloatArray) -> Tensor:
-        copy = GuardedColumns(*values.shape, self._calls.padding)
+        columns, features = values.shape
+        copy = GuardedColumns(columns, features, self._calls.padding)
         copy.values[:] = values
         self._arrays.append(copy.values)
         self._tensors.append(copy.tensor)

@@ -50,7 +50,7 @@ class KernelWeight:
     @property
     def rows(self) -> int:
         """Output features."""
-        return self.blocks.shape[0]
+        return len(self.blocks)
 
     @property
     def in_features(self) -> int:

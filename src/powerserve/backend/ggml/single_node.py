@@ -36,11 +36,19 @@ class SingleNodeGraph:
         return self._graph
 
     def describe(self, node: int) -> tuple[str, str]:
-        """ggml's name of the operation, and that of its weight if it has one."""
-        sources = [address for address in Tensor.from_address(node).src if address]
-        names = (Tensor.from_address(address).name.decode() for address in sources)
-        weight = next((name for name in names if name.endswith((".weight", ".bias"))), "")
-        return self._operation(node), weight
+        """ggml's name of the operation, and that of its weight if it has one.
+
+        What our own kernels compute bears the names of its weights: there may be several.
+        """
+        return self._operation(node), next(filter(_is_weight, self._names(node)), "")
+
+    def _names(self, node: int) -> Iterator[str]:
+        """The node's own name, then those of the sources that nothing computes."""
+        tensor = Tensor.from_address(node)
+        yield tensor.name.decode()
+        for address in filter(None, tensor.src):
+            if self._operation(address) == "NONE":
+                yield Tensor.from_address(address).name.decode()
 
     def _operation(self, node: int) -> str:
         description: bytes = self._library.op_desc(node)
@@ -51,3 +59,7 @@ class SingleNodeGraph:
 
     def __exit__(self, *_: object) -> None:
         self._library.free(self._context)
+
+
+def _is_weight(name: str) -> bool:
+    return name.endswith((".weight", ".bias"))

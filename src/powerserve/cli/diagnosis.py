@@ -16,11 +16,17 @@ from powerserve import __version__
 from powerserve.backend.compiler import compiler_advice
 from powerserve.backend.ggml import locate, native_build
 from powerserve.backend.ggml.cpu import available_features, unused_features
+from powerserve.backend.ggml.kernels.locate import (
+    built_library,
+    describe_kernels,
+    kernel_library,
+)
 from powerserve.core import machine
 from powerserve.core.errors import BackendError, StoreError
 from powerserve.storage.store import ModelStore
 
 HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+BUILD_KERNELS = "powerserve build-native --only kernels"
 REQUIRED = ("jinja2", "msgspec", "numpy", "rich")
 OPTIONAL = {
     "huggingface_hub": "needed to pull models",
@@ -41,6 +47,15 @@ class Library:
     features: tuple[str, ...] = ()
     unused_features: tuple[str, ...] = ()  # what the CPU has beyond them
     native_build: str | None = None  # the folder of this machine's own build
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class OwnKernels:
+    """PowerServe's own kernels, if they are there; `error` says why they cannot be used."""
+
+    path: str | None = None
+    instruction_sets: tuple[str, ...] = ()  # for this CPU, best first
     error: str | None = None
 
 
@@ -85,6 +100,7 @@ class Diagnosis:
     cpu: str
     cpu_features: tuple[str, ...]  # in ggml's names; empty where the system lists none
     library: Library
+    kernels: OwnKernels
     threads: Threads
     memory: Memory
     store: Store
@@ -96,6 +112,7 @@ class Diagnosis:
 def diagnose() -> Diagnosis:
     """Look at everything."""
     library, store, memory, threads = _library(), _store(), _memory(), _threads()
+    kernels = _kernels(library)
     packages = {name: _version(name) for name in (*REQUIRED, *OPTIONAL)}
     return Diagnosis(
         powerserve=__version__,
@@ -104,12 +121,13 @@ def diagnose() -> Diagnosis:
         cpu=machine.cpu_name(),
         cpu_features=tuple(available_features()),
         library=library,
+        kernels=kernels,
         threads=threads,
         memory=memory,
         store=store,
         packages=packages,
         problems=tuple(_problems(library, store, packages)),
-        advice=tuple(_advice(library, threads, memory, store, packages)),
+        advice=tuple(_advice(library, kernels, threads, memory, store, packages)),
     )
 
 
@@ -131,6 +149,19 @@ def _library() -> Library:
         unused_features=tuple(unused_features(info.features)),
         native_build=native_text,
     )
+
+
+def _kernels(library: Library) -> OwnKernels:
+    if library.folder is None:
+        return OwnKernels(error="there is no ggml to use them with")
+    path = None
+    try:
+        path = kernel_library(Path(library.folder))
+        names = describe_kernels(path, check=True) if path else ()
+    except BackendError as error:
+        cure = f"; `{BUILD_KERNELS} --force` makes them anew" if path == built_library() else ""
+        return OwnKernels(error=f"{error}{cure if path else ''}")
+    return OwnKernels(str(path) if path else None, names)
 
 
 def _threads() -> Threads:
@@ -198,6 +229,7 @@ def _problems(library: Library, store: Store, packages: dict[str, str | None]) -
 
 def _advice(
     library: Library,
+    kernels: OwnKernels,
     threads: Threads,
     memory: Memory,
     store: Store,
@@ -205,6 +237,8 @@ def _advice(
 ) -> Iterator[str]:
     """What would make things better."""
     yield from _library_advice(library)
+    if not library.error:
+        yield from _kernel_advice(kernels)
     if threads.load_average > threads.allowed_cpus:
         yield (
             f"other programs keep the CPU busy (load {threads.load_average:.1f} on "
@@ -233,6 +267,13 @@ def _library_advice(library: Library) -> Iterator[str]:
             f"the CPU has {', '.join(library.unused_features)}, which the library does not use: "
             f"{_how_to_build()}{_expected_gain(library.unused_features)}"
         )
+
+
+def _kernel_advice(kernels: OwnKernels) -> Iterator[str]:
+    if kernels.error:
+        yield f"PowerServe's own kernels are not used: {kernels.error}"
+    elif kernels.path is None:
+        yield f"PowerServe's own kernels are not here: `{BUILD_KERNELS}` compiles them in seconds"
 
 
 def _expected_gain(features: Collection[str]) -> str:

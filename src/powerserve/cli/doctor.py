@@ -16,7 +16,7 @@ from powerserve.storage.progress import format_bytes
 
 if TYPE_CHECKING:
     from powerserve.cli.comparison import Speed
-    from powerserve.cli.diagnosis import Diagnosis, Library, Memory, Store, Threads
+    from powerserve.cli.diagnosis import Diagnosis, Library, Memory, OwnKernels, Store, Threads
 
 WIDTH = 14
 BROKEN = 1
@@ -28,7 +28,7 @@ def configure(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--measure",
         action="store_true",
-        help="compare the prebuilt library with this machine's own build (a minute or so)",
+        help="compare the prebuilt library with what was built on this machine (a minute or two)",
     )
     parser.add_argument("-m", "--model", default="", help="measure with this model")
 
@@ -67,6 +67,7 @@ def report_lines(diagnosis: Diagnosis) -> Iterator[str]:
     yield _line("CPU", diagnosis.cpu)
     yield _line("CPU features", " ".join(diagnosis.cpu_features) or "not known on this system")
     yield from _library_lines(diagnosis.library)
+    yield _line("kernels", _kernels_text(diagnosis.kernels))
     yield _line("threads", _threads_text(diagnosis.threads))
     yield _line("memory", _memory_text(diagnosis.memory))
     yield _line("huge pages", diagnosis.memory.huge_pages or "not known on this system")
@@ -83,16 +84,18 @@ def report_lines(diagnosis: Diagnosis) -> Iterator[str]:
 def speed_lines(speeds: Mapping[str, Speed]) -> Iterator[str]:
     """A comparison for people."""
     yield ""
-    for origin, speed in speeds.items():
+    for name, speed in speeds.items():
         yield _line(
-            origin, f"prefill {speed.prefill:8.1f} tokens/s   decode {speed.decode:7.1f} tokens/s"
+            name, f"prefill {speed.prefill:8.1f} tokens/s   decode {speed.decode:7.1f} tokens/s"
         )
-    wheel, native = speeds["wheel"], speeds["native"]
-    yield _line(
-        "native/wheel",
-        f"prefill {native.prefill / wheel.prefill:8.2f}            "
-        f"decode {native.decode / wheel.decode:7.2f}",
-    )
+    wheel = speeds["wheel"]
+    for name, speed in speeds.items():
+        if name != "wheel":
+            yield _line(
+                f"{name}/wheel",
+                f"prefill {speed.prefill / wheel.prefill:8.2f}            "
+                f"decode {speed.decode / wheel.decode:7.2f}",
+            )
 
 
 def _library_lines(library: Library) -> Iterator[str]:
@@ -103,6 +106,14 @@ def _library_lines(library: Library) -> Iterator[str]:
     yield _line("  uses", " ".join(library.features))
     if library.unused_features:
         yield _line("  leaves out", " ".join(library.unused_features))
+
+
+def _kernels_text(kernels: OwnKernels) -> str:
+    if kernels.error:
+        return "ggml's; our own do not work"
+    if kernels.path is None:
+        return "ggml's"
+    return f"our own for {' '.join(kernels.instruction_sets)} in {kernels.path}"
 
 
 def _threads_text(threads: Threads) -> str:

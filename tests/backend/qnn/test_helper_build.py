@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import stat
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from fake_compiler import fake_compiler
 from powerserve.backend.qnn.runtime import build
 from powerserve.cli.main import main
 from powerserve.core.errors import BackendError
@@ -95,16 +95,3 @@ def test_the_command_compiles_for_other_systems(
 def test_cmake_links_it_as_we_do() -> None:
     text = build.helper_source().with_name("CMakeLists.txt").read_text()
     assert " ".join(build.LINKER_FLAGS) in text
-
-
-def fake_compiler(path: Path, command: str, version: str = "1.0") -> Path:
-    """A compiler that runs `command`, with the file to write in `$out`."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(
-        "#!/bin/sh\n"
-        f'[ "$1" = --version ] && echo {version} && exit\n'
-        'while [ $# -gt 0 ]; do [ "$1" = -o ] && out=$2; shift; done\n'
-        f"{command}\n"
-    )
-    path.chmod(path.stat().st_mode | stat.S_IXUSR)
-    return path

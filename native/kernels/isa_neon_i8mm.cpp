@@ -1,8 +1,11 @@
 // 64-bit ARM with products of 2 x 8 by 8 x 2 bytes (Armv8.6, or 8.2 with I8MM).
 #if defined(__aarch64__)
-#pragma GCC target("arch=armv8.2-a+dotprod+i8mm")
+#include "target.h"
+
+PSK_TARGET("arch=armv8.2-a+dotprod+i8mm")
 
 #include "arm_features.h"
+#include "attention.h"
 #include "isa_list.h"
 #include "simd_neon_dotprod.h"
 
@@ -76,7 +79,9 @@ private:
 
 }  // namespace
 
-const Isa NEON_I8MM{"neon-i8mm", has_i8mm, prepare<NeonI8mm>, multiply<NeonI8mm>, swiglu, nullptr};
+const Isa NEON_I8MM{"neon-i8mm", has_i8mm, prepare<NeonI8mm>, multiply<NeonI8mm>, swiglu, attend<NeonI8mm>, nullptr};
 
 }  // namespace psk
+
+PSK_END_TARGET
 #endif

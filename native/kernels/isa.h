@@ -3,6 +3,8 @@
 
 #include <cstdint>
 
+#include "attention_task.h"
+
 namespace psk {
 
 constexpr int MAX_COLUMNS = 32;    // of a group, whatever the instruction set
@@ -28,6 +30,8 @@ struct Isa {
         int64_t columns, float * out);
     // out[i] = silu(gate[i]) * up[i]
     void (*swiglu)(const float * gate, const float * up, float * out, int64_t n);
+    // For few query rows: every cell is read once for each token and four of its heads.
+    void (*attend)(const Attention & task);
     const struct Tiles * tiles;  // null: none
     int64_t max_columns = KERNEL_COLUMNS;  // of a group
 };
@@ -38,8 +42,10 @@ constexpr int TILE_STATE_BYTES = 64;
 // Activations lie as [ceil(T / 16)][K / 32][16 tokens][32] bfloat16, padded with zeros.
 struct Tiles {
     int64_t min_columns;  // from which they are worth it
+    // Up to 16 tokens, `stride` floats apart, normalised if there is a norm.
     void (*prepare)(
-        const float * x, const float * norm, float eps, int64_t in_features, void * column);
+        const float * x, int64_t stride, int64_t tokens, const float * norm, float eps,
+        int64_t in_features, void * group);
     // A panel as tiles: [K / 32][16 pairs of features][16 rows][2] bfloat16.
     void (*widen)(int32_t type, const uint8_t * panel, int64_t in_features, void * tiles);
     // On each thread before and after multiplications: configure its tiles, put the state back.
@@ -49,6 +55,9 @@ struct Tiles {
     void (*multiply)(
         const void * panel0, const void * panel1, const void * tokens0, const void * tokens1,
         int64_t in_features, float * out);
+    // For many query rows, between begin and end; `scratch` has the size that is asked for.
+    size_t (*attend_bytes)(const Attention & task);
+    void (*attend)(const Attention & task, void * scratch);
 };
 
 extern const Isa * const ALL_ISAS[];  // best first; a null ends them

@@ -6,6 +6,7 @@ PSK_TARGET("avx2,fma,f16c")
 
 #include "simd_avx2.h"
 #include "multiply_avx2.h"
+#include "attention.h"
 #include "isa_list.h"
 
 namespace psk {
@@ -19,7 +20,7 @@ bool has_avx2() {
 }  // namespace
 
 const Isa AVX2{
-    "avx2", has_avx2, prepare<Avx2>, multiply_by_passes<Avx2>, swiglu, nullptr, MAX_COLUMNS,
+    "avx2", has_avx2, prepare<Avx2>, multiply_by_passes<Avx2>, swiglu, attend<Avx2>, nullptr, MAX_COLUMNS,
 };
 
 }  // namespace psk

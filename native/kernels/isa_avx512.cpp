@@ -6,6 +6,7 @@ PSK_TARGET("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")
 
 #include "simd_avx512.h"
 #include "kernels.h"
+#include "attention.h"
 #include "isa_list.h"
 
 namespace psk {
@@ -22,9 +23,9 @@ bool has_amx() { return has_avx512_vnni() && has_amx_bf16(); }
 }  // namespace
 
 const Isa AVX512{
-    "avx512-vnni", has_avx512_vnni, prepare<Avx512>, multiply<Avx512>, swiglu, nullptr,
+    "avx512-vnni", has_avx512_vnni, prepare<Avx512>, multiply<Avx512>, swiglu, attend<Avx512>, nullptr,
 };
-const Isa AMX{"amx-bf16", has_amx, prepare<Avx512>, multiply<Avx512>, swiglu, &AMX_TILES};
+const Isa AMX{"amx-bf16", has_amx, prepare<Avx512>, multiply<Avx512>, swiglu, attend<Avx512>, &AMX_TILES};
 
 }  // namespace psk
 PSK_END_TARGET

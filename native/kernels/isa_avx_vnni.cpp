@@ -6,6 +6,7 @@ PSK_TARGET("avx2,fma,f16c,avxvnni")
 
 #include "simd_avx2.h"
 #include "multiply_avx2.h"
+#include "attention.h"
 #include "isa_list.h"
 
 #include <cpuid.h>
@@ -39,7 +40,7 @@ bool has_avx_vnni() {
 }  // namespace
 
 const Isa AVX_VNNI{
-    "avx-vnni", has_avx_vnni, prepare<AvxVnni>, multiply_by_passes<AvxVnni>, swiglu, nullptr,
+    "avx-vnni", has_avx_vnni, prepare<AvxVnni>, multiply_by_passes<AvxVnni>, swiglu, attend<AvxVnni>, nullptr,
     MAX_COLUMNS,
 };
 

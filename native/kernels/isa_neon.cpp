@@ -3,6 +3,7 @@
 
 #include "simd_neon.h"
 #include "kernels.h"
+#include "attention.h"
 #include "isa_list.h"
 
 namespace psk {
@@ -63,7 +64,7 @@ bool is_always_there() { return true; }
 
 }  // namespace
 
-const Isa NEON{"neon", is_always_there, prepare<Neon>, multiply_neon, swiglu, nullptr};
+const Isa NEON{"neon", is_always_there, prepare<Neon>, multiply_neon, swiglu, attend<Neon>, nullptr};
 
 }  // namespace psk
 #endif

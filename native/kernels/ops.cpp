@@ -6,6 +6,7 @@
 #include "isa.h"
 #include "panels.h"
 #include "powerserve_kernels.h"
+#include "work.h"
 
 namespace psk {
 namespace {
@@ -14,32 +15,6 @@ constexpr int64_t MAX_UNPREPARED = 4;
 constexpr int64_t TILE_TOKENS = 16;
 constexpr int64_t CHUNKS_PER_THREAD = 6;
 constexpr size_t TILED_BYTES = 1 << 19;  // of widened weights that a thread works with
-
-int64_t min(int64_t a, int64_t b) { return a < b ? a : b; }
-int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
-// A thread's own memory, which grows as needed.
-class Scratch {
-public:
-    ~Scratch() { std::free(memory_); }
-    uint8_t * get(size_t bytes) {
-        if (bytes > size_) {
-            std::free(memory_);
-            memory_ = std::malloc(bytes + LINE);
-            if (memory_ == nullptr) std::abort();
-            size_ = bytes;
-        }
-        return aligned(memory_);
-    }
-    static uint8_t * aligned(void * memory) {
-        return reinterpret_cast<uint8_t *>(
-            (reinterpret_cast<uintptr_t>(memory) + LINE - 1) / LINE * LINE);
-    }
-
-private:
-    void * memory_ = nullptr;
-    size_t size_ = 0;
-};
 
 thread_local Scratch column_memory, tile_memory;
 
@@ -73,25 +48,26 @@ size_t prepared_bytes(int64_t in_features, int64_t tokens) {
                : group_bytes(in_features, tokens);
 }
 
-// Columns first ... last - 1 of x into memory as `prepared_bytes` counts it.
+// The part of thread `ith` of all columns of x into memory as `prepared_bytes` counts it.
 void prepare_columns(
-    const ggml_tensor * x, const float * norm, float eps, int64_t tokens, int64_t first,
-    int64_t last, uint8_t * memory) {
-    const int64_t in_features = x->ne[0];
-    const Tiles * tiles = tiles_for(tokens);
-    const Groups groups(tokens, in_features);
-    for (int64_t column = first; column < last; column++) {
-        const auto * values = reinterpret_cast<const float *>(
-            static_cast<const uint8_t *>(x->data) + column * x->nb[1]);
-        if (tiles != nullptr) {
-            uint8_t * group = memory + column / TILE_TOKENS * tile_group_bytes(in_features);
-            tiles->prepare(values, norm, eps, in_features, group + column % TILE_TOKENS * LINE);
-        } else {
-            const int64_t group = groups.group_of(column);
-            current_isa()->prepare(
-                values, norm, eps, in_features, memory + groups.offset(group),
-                column - groups.start(group), groups.columns(group));
+    const ggml_tensor * x, const float * norm, float eps, int ith, int nth, uint8_t * memory) {
+    const int64_t in_features = x->ne[0], tokens = x->ne[1];
+    if (const Tiles * tiles = tiles_for(tokens)) {
+        const int64_t count = ceil_div(tokens, TILE_TOKENS), stride = x->nb[1] / sizeof(float);
+        for (int64_t group = count * ith / nth; group < count * (ith + 1) / nth; group++) {
+            const int64_t first = group * TILE_TOKENS;
+            tiles->prepare(
+                row_of(x, first), stride, min(TILE_TOKENS, tokens - first), norm, eps, in_features,
+                memory + group * tile_group_bytes(in_features));
         }
+        return;
+    }
+    const Groups groups(tokens, in_features);
+    for (int64_t column = tokens * ith / nth; column < tokens * (ith + 1) / nth; column++) {
+        const int64_t group = groups.group_of(column);
+        current_isa()->prepare(
+            row_of(x, column), norm, eps, in_features, memory + groups.offset(group),
+            column - groups.start(group), groups.columns(group));
     }
 }
 
@@ -157,10 +133,6 @@ void add_bias(const Linear & linear, int weight, int64_t panel, int64_t num_rows
     if (const float * bias = linear.biases[weight]) {
         for (int64_t i = 0; i < num_rows; i++) values[i] += bias[panel * PANEL_ROWS + i];
     }
-}
-
-float * row_of(const ggml_tensor * tensor, int64_t token) {
-    return reinterpret_cast<float *>(static_cast<uint8_t *>(tensor->data) + token * tensor->nb[1]);
 }
 
 // Products of a panel (16 for each token; with SwiGLU those of gate, and of up) become a part of
@@ -236,30 +208,6 @@ void multiply_tiled(
     }
 }
 
-// Chunks of an operation's items, each for the thread that asks first.
-class Chunks {
-public:
-    Chunks(PskLinear & spec, int64_t items, int64_t chunk, int nth)
-        : next_(spec.next_chunk), done_(spec.num_done), items_(items), chunk_(chunk), nth_(nth) {}
-    bool take(int64_t & first, int64_t & last) {
-        first = next_.fetch_add(1, std::memory_order_relaxed) * chunk_;
-        last = min(items_, first + chunk_);
-        return first < items_;
-    }
-    // The last thread to call makes the operation ready for its next execution.
-    void leave() {
-        if (done_.fetch_add(1) + 1 == nth_) {
-            next_.store(0);
-            done_.store(0);
-        }
-    }
-
-private:
-    std::atomic_ref<int64_t> next_, done_;
-    int64_t items_, chunk_;
-    int nth_;
-};
-
 int64_t chunk_size(const Linear & linear, const Tiles * tiles, int nth) {
     const int64_t fair = ceil_div(linear.num_items(), CHUNKS_PER_THREAD * nth);
     if (tiles == nullptr) return fair;
@@ -287,18 +235,7 @@ void psk_op_prepare(ggml_tensor * dst, int ith, int nth, void * linear) {
     const ggml_tensor * x = dst->src[0];
     const auto * norm =
         spec.flags & PSK_NORM ? static_cast<const float *>(dst->src[1]->data) : nullptr;
-    const int64_t tokens = x->ne[1];
-    uint8_t * memory = Scratch::aligned(dst->data);
-    if (ith == 0 && tiles_for(tokens) != nullptr && tokens % TILE_TOKENS != 0) {
-        // Rows of the last tile that no token fills; the others are written by their owners.
-        const int64_t size = tile_group_bytes(x->ne[0]), filled = tokens % TILE_TOKENS * LINE;
-        uint8_t * group = memory + tokens / TILE_TOKENS * size;
-        for (int64_t tile = 0; tile < size; tile += TILE_TOKENS * LINE) {
-            std::memset(group + tile + filled, 0, TILE_TOKENS * LINE - filled);
-        }
-    }
-    prepare_columns(
-        x, norm, spec.eps, tokens, tokens * ith / nth, tokens * (ith + 1) / nth, memory);
+    prepare_columns(x, norm, spec.eps, ith, nth, Scratch::aligned(dst->data));
 }
 
 void psk_op_linear(ggml_tensor * dst, int, int nth, void * user_data) {
@@ -312,11 +249,11 @@ void psk_op_linear(ggml_tensor * dst, int, int nth, void * user_data) {
     } else {
         // Every thread for itself: less work than to wait for each other.
         uint8_t * memory = column_memory.get(prepared_bytes(spec.in_features, tokens));
-        prepare_columns(linear.x, linear.norm, spec.eps, tokens, 0, tokens, memory);
+        prepare_columns(linear.x, linear.norm, spec.eps, 0, 1, memory);
         x = memory;
     }
     const Groups groups(tokens, spec.in_features);
-    Chunks chunks(spec, linear.num_items(), chunk_size(linear, tiles, nth), nth);
+    Chunks chunks(spec.next_chunk, spec.num_done, linear.num_items(), chunk_size(linear, tiles, nth), nth);
     alignas(64) uint8_t tile_state[TILE_STATE_BYTES];
     if (tiles != nullptr) tiles->begin(tile_state);
     for (int64_t first, last; chunks.take(first, last);) {

@@ -16,7 +16,7 @@
 #define PSK_API extern "C" __attribute__((visibility("default")))
 #endif
 
-enum { PSK_ABI = 1, PSK_MAX_WEIGHTS = 3 };
+enum { PSK_ABI = 2, PSK_MAX_WEIGHTS = 3 };
 
 // Flags of PskLinear, in the order in which the operation's sources follow x.
 enum {
@@ -70,3 +70,30 @@ PSK_API int64_t psk_max_unprepared(void);
 PSK_API void psk_op_prepare(ggml_tensor * dst, int ith, int nth, void * linear);
 // dst: float32 [sum of rows, T] (PSK_SWIGLU: [rows, T]). Sources: see the flags.
 PSK_API void psk_op_linear(ggml_tensor * dst, int ith, int nth, void * linear);
+
+// One sequence's tokens in a step, and the cells that they may see.
+struct PskSlice {
+    int64_t first_token, num_tokens;
+    int64_t first_cell, num_cells;
+    int64_t mask_offset;  // of its mask [num_tokens][num_cells], in numbers
+};
+
+// What psk_op_attention is to do.
+struct PskAttention {
+    float scale;
+    int32_t num_slices;
+    const PskSlice * slices;
+    int64_t head_dim, num_heads, num_kv_heads;
+    int32_t * num_finished;  // private: [tokens of all slices][num_kv_heads], zero between operations
+    int64_t next_chunk;      // private, zero between operations
+    int64_t num_done;        // private
+};
+
+// Whether there is attention for heads of this size, so many of which share keys and values.
+PSK_API int32_t psk_can_attend(int64_t head_dim, int64_t heads_per_kv);
+// Numbers that dst needs: the result first, then what threads tell each other.
+PSK_API size_t psk_attention_floats(const PskAttention * attention);
+// dst: float32 [psk_attention_floats], of which [heads * head_dim, T] come first. Sources: q float32
+// [head_dim, heads, T]; keys and values float16 [kv_heads * head_dim, cells]; the masks of all slices
+// one after the other, float16: minus infinity hides a cell, anything else shows it.
+PSK_API void psk_op_attention(ggml_tensor * dst, int ith, int nth, void * attention);

@@ -61,6 +61,11 @@ struct Avx2 {
     static Floats negate(Floats x) { return _mm256_sub_ps(_mm256_setzero_ps(), x); }
     static Floats to_floats(Ints x) { return _mm256_cvtepi32_ps(x); }
     static Floats load_floats(const float * p) { return _mm256_loadu_ps(p); }
+    static float sum(Floats x) {
+        __m128 sum = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
+        sum = _mm_add_ps(sum, _mm_movehl_ps(sum, sum));
+        return _mm_cvtss_f32(_mm_add_ss(sum, _mm_movehdup_ps(sum)));
+    }
     static void store(float * p, Floats x) { _mm256_storeu_ps(p, x); }
     static Floats load_half(const uint8_t * p) {
         return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i *>(p)));

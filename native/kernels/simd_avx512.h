@@ -46,6 +46,8 @@ struct Avx512 {
     static Floats load_half(const uint8_t * p) {
         return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i *>(p)));
     }
+    static Floats load_floats(const float * p) { return _mm512_loadu_ps(p); }
+    static float sum(Floats x) { return _mm512_reduce_add_ps(x); }
     static Floats load_unsigned(const uint8_t * p) {
         const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i *>(p));
         return to_floats(_mm512_cvtepu8_epi32(bytes));

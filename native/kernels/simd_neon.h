@@ -33,6 +33,8 @@ struct NeonBase {
     static Floats fma(Floats a, Floats b, Floats c) { return vfmaq_f32(c, a, b); }
     static Floats fnma(Floats a, Floats b, Floats c) { return vfmsq_f32(c, a, b); }
     static Floats negate(Floats x) { return vnegq_f32(x); }
+    static Floats load_floats(const float * p) { return vld1q_f32(p); }
+    static float sum(Floats x) { return vaddvq_f32(x); }
     static void store(float * p, Floats x) { vst1q_f32(p, x); }
     static Floats load_half(const uint8_t * p) {
         return vcvt_f32_f16(vreinterpret_f16_u8(vld1_u8(p)));

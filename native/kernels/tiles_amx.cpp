@@ -8,6 +8,7 @@ PSK_TARGET("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf
 #include "simd_avx512.h"
 #include "kernels.h"
 #include "isa_list.h"
+#include "tiles.h"
 
 #include <cpuid.h>
 #if defined(__linux__)
@@ -17,8 +18,6 @@ PSK_TARGET("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf
 
 namespace psk {
 namespace {
-
-constexpr int64_t TILE_BYTES = 1024;
 
 // 16 rows x 64 bytes in all eight tiles.
 struct alignas(64) Configuration {
@@ -43,26 +42,28 @@ void begin(void * state) {
 
 void end(const void * state) { load_configuration(state); }
 
+// Token after token within a block, so that writes go on where they ended.
 void prepare_tiles(
-    const float * x, const float * norm, float eps, int64_t in_features, void * column) {
-    const float factor = norm ? norm_factor(x, eps, in_features) : 1.0f;
-    auto * target = static_cast<uint8_t *>(column);
-    for (int64_t block = 0; block < in_features / BLOCK; block++) {
-        float values[32];
-        normalised_block(x + 32 * block, norm ? norm + 32 * block : nullptr, factor, values);
-        const __m512bh both =
-            _mm512_cvtne2ps_pbh(_mm512_loadu_ps(values + 16), _mm512_loadu_ps(values));
-        _mm512_storeu_si512(target + block * TILE_BYTES, (__m512i)both);
+    const float * x, int64_t stride, int64_t tokens, const float * norm, float eps,
+    int64_t in_features, void * group) {
+    float factors[16];
+    for (int64_t t = 0; t < tokens; t++) {
+        factors[t] = norm ? norm_factor(x + t * stride, eps, in_features) : 1.0f;
     }
-}
-
-// Two features of 16 rows, row after row.
-inline void store_pair(uint8_t * target, __m512 first, __m512 second) {
-    const __m512i order = _mm512_set_epi16(
-        31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21, 5, 20, 4,
-        19, 3, 18, 2, 17, 1, 16, 0);
-    const __m512i both = (__m512i)_mm512_cvtne2ps_pbh(second, first);
-    _mm512_storeu_si512(target, _mm512_permutexvar_epi16(order, both));
+    auto * target = static_cast<uint8_t *>(group);
+    for (int64_t i = 0; i < in_features; i += BLOCK, target += TILE_BYTES) {
+        for (int64_t t = 0; t < tokens; t++) {
+            const float * values = x + t * stride + i;
+            __m512 first = _mm512_loadu_ps(values), second = _mm512_loadu_ps(values + 16);
+            if (norm) {
+                const __m512 factor = _mm512_set1_ps(factors[t]);
+                first = _mm512_mul_ps(_mm512_mul_ps(first, factor), _mm512_loadu_ps(norm + i));
+                second = _mm512_mul_ps(_mm512_mul_ps(second, factor), _mm512_loadu_ps(norm + i + 16));
+            }
+            store_row(target + t * LINE, first, second);
+        }
+        __builtin_memset(target + tokens * LINE, 0, TILE_BYTES - tokens * LINE);
+    }
 }
 
 // Four features of 16 rows.
@@ -163,7 +164,8 @@ bool has_amx_bf16() {
     return __builtin_cpu_supports("avx512bf16") && is_permitted();
 }
 
-const Tiles AMX_TILES{24, prepare_tiles, widen, begin, end, multiply_tiles};
+const Tiles AMX_TILES{24, prepare_tiles, widen, begin, end, multiply_tiles,
+                      attend_tiles_bytes, attend_tiles};
 
 }  // namespace psk
 PSK_END_TARGET

@@ -127,15 +127,21 @@ class GgmlExecutable(Executable):
         self._token_ids = self._view(lowered.token_ids, np.int32)
         self._positions = self._view(lowered.positions, np.int32)
         self._cells = self._view(lowered.cells, np.int64)
-        self._masks = [
-            self._view(mask, np.uint16).reshape(piece.num_tokens, piece.num_cells)
-            for mask, piece in zip(lowered.masks, self.shape.slices, strict=True)
-        ]
+        self._masks = self._mask_views(self._view(lowered.masks, np.uint16))
         self._output_rows = self._view(lowered.output_rows, np.int32)
         self._logits = self._logits_view(lowered.logits)
         self._observed = {
             name: self._view(tensor, np.float32) for name, tensor in lowered.observed.items()
         }
+
+    def _mask_views(self, masks: npt.NDArray[np.uint16]) -> list[npt.NDArray[np.uint16]]:
+        """The mask of each slice, [tokens, cells]."""
+        views, start = [], 0
+        for piece in self.shape.slices:
+            stop = start + piece.num_tokens * piece.num_cells
+            views.append(masks[start:stop].reshape(piece.num_tokens, piece.num_cells))
+            start = stop
+        return views
 
     def _logits_view(self, address: int | None) -> FloatArray:
         if address is None:

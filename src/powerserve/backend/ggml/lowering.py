@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from powerserve.backend.base import SliceShape, StepShape
 from powerserve.backend.ggml.cache import GgmlCache
 from powerserve.backend.ggml.fusion import FusedLinear, Step, fuse
-from powerserve.backend.ggml.kernels.operations import LinearOperations
+from powerserve.backend.ggml.kernels.operations import KernelOperations
 from powerserve.backend.ggml.library import (
     ROPE_HALF_SPLIT,
     ROPE_INTERLEAVED,
@@ -48,11 +48,11 @@ class LoweredGraph:
     token_ids: int  # I32 [tokens]
     positions: int  # I32 [tokens]
     cells: int  # I64 [tokens]
-    masks: list[int]  # per slice, F16 [cells, tokens]: 0 where a token sees a cell, else -inf
+    masks: int  # F16, one slice after the other, [cells, tokens]: 0 what a token sees, else -inf
     output_rows: int  # I32 [outputs]
     logits: int | None  # F32 [vocab, outputs]; None: the shape has none
     observed: dict[str, int]  # F32
-    operations: LinearOperations | None  # what the graph's own operations read
+    operations: KernelOperations | None  # what the graph's own operations read
 
 
 def lower(
@@ -89,14 +89,12 @@ class _Lowering:
         self._token_ids = self._input("token_ids", dtypes.I32, shape.num_tokens)
         self._positions = self._input("positions", dtypes.I32, shape.num_tokens)
         self._cells = self._input("cells", dtypes.I64, shape.num_tokens)
-        self._masks = [
-            self._input("mask", dtypes.F16, piece.num_cells, piece.num_tokens)
-            for piece in shape.slices
-        ]
+        mask_size = sum(piece.num_cells * piece.num_tokens for piece in shape.slices)
+        self._masks = self._input("masks", dtypes.F16, mask_size)
         self._output_rows = self._input("output_rows", dtypes.I32, shape.num_outputs)
         self._join: int | None = None
         self._operations = (
-            LinearOperations(library, weights.packing.kernels, self._context, weights)
+            KernelOperations(library, weights.packing.kernels, self._context, weights)
             if weights.packing is not None
             else None
         )
@@ -221,23 +219,40 @@ class _Lowering:
             flat = library.view_2d(context, rows, config.kv_dim, num_tokens, token_bytes, 0)
             stored = library.set_rows(context, target, flat, self._cells)
             library.build_forward_expand(self._graph, stored)
-        width = config.num_heads * config.head_dim
+        if self._operations is not None and self._operations.can_attend(self._cache, config):
+            sources = (q, keys, values, self._masks)
+            return self._operations.attention(config, self._shape.slices, operation.scale, sources)
+        return self._ggml_attention(operation.scale, q, keys, values)
+
+    def _ggml_attention(self, scale: float, q: int, keys: int, values: int) -> int:
+        """An operation for each slice."""
+        library, context = self._library, self._context
+        width = self._config.num_heads * self._config.head_dim
         attended = []
-        start = 0
-        for piece, mask in zip(self._shape.slices, self._masks, strict=True):
+        start = mask_start = 0
+        for piece in self._shape.slices:
             mixed = library.flash_attn_ext(
                 context,
                 self._queries(q, start, piece.num_tokens),
                 self._visible(keys, piece),
                 self._visible(values, piece),
-                mask,
-                operation.scale,
+                self._mask(piece, mask_start),
+                scale,
                 0.0,  # ALiBi slope: unused
                 0.0,  # logit soft cap: unused
             )
             attended.append(library.reshape_2d(context, mixed, width, piece.num_tokens))
             start += piece.num_tokens
+            mask_start += piece.num_cells * piece.num_tokens
         return attended[0] if len(attended) == 1 else self._joined(attended, width)
+
+    def _mask(self, piece: SliceShape, start: int) -> int:
+        row_bytes = dtypes.F16.size_bytes(piece.num_cells)
+        offset = dtypes.F16.size_bytes(start)
+        tensor: int = self._library.view_2d(
+            self._context, self._masks, piece.num_cells, piece.num_tokens, row_bytes, offset
+        )
+        return tensor
 
     def _queries(self, q: int, start: int, num_tokens: int) -> int:
         """Tokens start … start + num_tokens of q [head_dim, heads, tokens], heads last."""

@@ -15,7 +15,7 @@ from typing import Any
 from powerserve.core.dtypes import DType
 from powerserve.core.errors import BackendError, UsageError
 
-ABI = 1
+ABI = 2
 MAX_WEIGHTS = 3
 PANEL_ROWS = 16  # rows of a weight that are packed together
 
@@ -45,6 +45,34 @@ class LinearSpec(ctypes.Structure):
     )
 
 
+class SliceSpec(ctypes.Structure):
+    """struct PskSlice: tokens of one sequence, and the cells that they may see."""
+
+    _fields_ = (
+        ("first_token", c_int64),
+        ("num_tokens", c_int64),
+        ("first_cell", c_int64),
+        ("num_cells", c_int64),
+        ("mask_offset", c_int64),
+    )
+
+
+class AttentionSpec(ctypes.Structure):
+    """struct PskAttention: user data as well; the arrays that it points to must live as long."""
+
+    _fields_ = (
+        ("scale", c_float),
+        ("num_slices", c_int32),
+        ("slices", ctypes.POINTER(SliceSpec)),
+        ("head_dim", c_int64),
+        ("num_heads", c_int64),
+        ("num_kv_heads", c_int64),
+        ("num_finished", ctypes.POINTER(c_int32)),
+        ("next_chunk", c_int64),
+        ("num_done", c_int64),
+    )
+
+
 _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "get_instruction_sets": (c_char_p, []),
     "get_instruction_set": (c_char_p, []),
@@ -56,6 +84,9 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "max_unprepared": (c_int64, []),
     "op_prepare": (None, [c_void_p, c_int, c_int, c_void_p]),
     "op_linear": (None, [c_void_p, c_int, c_int, c_void_p]),
+    "can_attend": (c_int32, [c_int64, c_int64]),
+    "attention_floats": (c_size_t, [ctypes.POINTER(AttentionSpec)]),
+    "op_attention": (None, [c_void_p, c_int, c_int, c_void_p]),
 }
 
 
@@ -76,6 +107,9 @@ class KernelLibrary:
     max_unprepared: Any
     op_prepare: Any
     op_linear: Any
+    can_attend: Any
+    attention_floats: Any
+    op_attention: Any
 
     def __init__(self, path: Path) -> None:
         self.path = path

@@ -1,15 +1,26 @@
-"""Fused linear operations as nodes of a ggml graph."""
+"""Our operations as nodes of a ggml graph: fused products, and attention for all sequences."""
 
 from __future__ import annotations
 
-from ctypes import addressof, c_void_p
+import ctypes
+from collections.abc import Sequence
+from ctypes import addressof, c_int32, c_void_p
 from dataclasses import dataclass
 
+from powerserve.backend.base import SliceShape
+from powerserve.backend.ggml.cache import GgmlCache
 from powerserve.backend.ggml.fusion import FusedLinear
-from powerserve.backend.ggml.kernels.library import Flag, KernelLibrary, LinearSpec
+from powerserve.backend.ggml.kernels.library import (
+    AttentionSpec,
+    Flag,
+    KernelLibrary,
+    LinearSpec,
+    SliceSpec,
+)
 from powerserve.backend.ggml.library import ALL_THREADS, GgmlLibrary, Tensor
 from powerserve.backend.ggml.weights import WeightStore
 from powerserve.core import dtypes
+from powerserve.core.config import ModelConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +34,7 @@ class _Sources:
     residual: list[int]
 
 
-class LinearOperations:
+class KernelOperations:
     """Adds operations to one graph, which must not outlive this object."""
 
     def __init__(
@@ -33,7 +44,7 @@ class LinearOperations:
         self._kernels = kernels
         self._context = context
         self._weights = weights
-        self._specs: list[LinearSpec] = []  # read when the graph is computed
+        self._memory: list[object] = []  # specifications, which are read when the graph is computed
 
     def products(self, fused: FusedLinear, x: int, residual: int | None) -> list[int]:
         """The tensors of `fused.outputs`: F32 [features, tokens], views of one if several."""
@@ -51,6 +62,39 @@ class LinearOperations:
         result = self._add(fused, sources, num_features)
         self._library.set_name(result, _name(fused).encode()[:63])
         return [result] if len(fused.outputs) == 1 else self._parts(result, rows)
+
+    def can_attend(self, cache: GgmlCache, config: ModelConfig) -> bool:
+        """Whether there is attention for such heads over such a cache."""
+        heads_per_kv = config.num_heads // config.num_kv_heads
+        fits: int = self._kernels.can_attend(config.head_dim, heads_per_kv)
+        return cache.dtype == dtypes.F16 and bool(fits)
+
+    def attention(
+        self,
+        config: ModelConfig,
+        slices: Sequence[SliceShape],
+        scale: float,
+        sources: tuple[int, int, int, int],
+    ) -> int:
+        """F32 [heads · head_dim, tokens].
+
+        `sources`: q [head_dim, heads, tokens], a layer's keys and values [kv_dim, cells], and the
+        masks of all slices, one after the other.
+        """
+        num_tokens = sum(piece.num_tokens for piece in slices)
+        spec = AttentionSpec(scale=scale, num_slices=len(slices), slices=_slice_specs(slices))
+        spec.num_finished = (c_int32 * (num_tokens * config.num_kv_heads))()
+        spec.head_dim, spec.num_heads = config.head_dim, config.num_heads
+        spec.num_kv_heads = config.num_kv_heads
+        self._memory.append(spec)
+        size = self._kernels.attention_floats(ctypes.byref(spec))
+        operation = self._kernels.op_attention
+        everything = self._custom(dtypes.F32, (size, 1), list(sources), operation, spec)
+        width = config.num_heads * config.head_dim
+        result: int = self._library.view_2d(
+            self._context, everything, width, num_tokens, dtypes.F32.size_bytes(width), 0
+        )
+        return result
 
     def _add(self, fused: FusedLinear, sources: _Sources, num_features: int) -> int:
         kernels = self._kernels
@@ -76,7 +120,7 @@ class LinearOperations:
         for index, linear in enumerate(fused.linears):
             spec.types[index] = self._weights.packed_type(linear.weight).ggml_id
             spec.rows[index] = linear.weight.shape[0]
-        self._specs.append(spec)
+        self._memory.append(spec)
         return spec
 
     def _custom(
@@ -85,7 +129,7 @@ class LinearOperations:
         shape: tuple[int, int],
         inputs: list[int],
         operation: object,
-        spec: LinearSpec,
+        spec: ctypes.Structure,
     ) -> int:
         tensor: int = self._library.custom_4d(
             self._context,
@@ -116,6 +160,18 @@ class LinearOperations:
             )
             start += count
         return views
+
+
+def _slice_specs(slices: Sequence[SliceShape]) -> ctypes.Array[SliceSpec]:
+    specs = (SliceSpec * len(slices))()
+    first_token = mask_offset = 0
+    for spec, piece in zip(specs, slices, strict=True):
+        spec.first_token, spec.num_tokens = first_token, piece.num_tokens
+        spec.first_cell, spec.num_cells = piece.first_cell, piece.num_cells
+        spec.mask_offset = mask_offset
+        first_token += piece.num_tokens
+        mask_offset += piece.num_tokens * piece.num_cells
+    return specs
 
 
 def _name(fused: FusedLinear) -> str:

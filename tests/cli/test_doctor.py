@@ -10,9 +10,11 @@ import pytest
 
 from command_line import status_of
 from powerserve.backend.ggml import locate
+from powerserve.backend.ggml.kernels.locate import ENVIRONMENT_VARIABLE as KERNELS_VARIABLE
 from powerserve.cli import comparison, diagnosis
 from powerserve.cli.comparison import Speed
 from powerserve.cli.diagnosis import Library, huge_pages
+from powerserve.cli.doctor import speed_lines
 from tiny_models import write_tiny_model
 
 Capture = pytest.CaptureFixture[str]
@@ -25,6 +27,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("POWERSERVE_HOME", str(folder))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.delenv(locate.ENVIRONMENT_VARIABLE, raising=False)
+    monkeypatch.delenv(KERNELS_VARIABLE, raising=False)
     return folder
 
 
@@ -101,6 +104,49 @@ def test_without_a_compiler_the_advice_is_to_get_one(monkeypatch: pytest.MonkeyP
     assert "get a C++ compiler" in next(diagnosis._library_advice(WHEEL))
 
 
+def test_kernels_that_are_not_there(capsys: Capture) -> None:
+    assert status_of("doctor") == 0
+    text = capsys.readouterr().out
+    assert "\nkernels       ggml's\n" in text
+    assert "`powerserve build-native --only kernels` compiles them" in text
+
+
+def test_kernels_are_named_with_their_instruction_sets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    library = tmp_path / "kernels.so"
+    library.touch()
+    monkeypatch.setenv(KERNELS_VARIABLE, str(library))
+    monkeypatch.setattr(diagnosis, "describe_kernels", lambda path, check: ("avx9", "avx8"))
+    assert status_of("doctor") == 0
+    text = capsys.readouterr().out
+    assert f"\nkernels       our own for avx9 avx8 in {library}\n" in text
+    assert "build-native --only" not in text
+
+
+def test_kernels_that_do_not_work_only_cost_speed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    library = tmp_path / "kernels.so"
+    library.write_text("junk")
+    monkeypatch.setenv(KERNELS_VARIABLE, str(library))
+    assert status_of("doctor", "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["usable"] is True
+    assert f"the kernels {library} do not work here" in found["kernels"]["error"]
+    assert any("own kernels are not used: " in advice for advice in found["advice"])
+
+
+def test_built_kernels_that_do_not_work_can_be_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library = tmp_path / "kernels.so"
+    library.write_text("junk")
+    for name in ("kernel_library", "built_library"):
+        monkeypatch.setattr(diagnosis, name, lambda *folders: library)
+    assert diagnosis._kernels(WHEEL).error.endswith("--only kernels --force` makes them anew")
+
+
 @pytest.mark.parametrize(
     ("content", "choice"),
     [("always [madvise] never\n", "madvise"), ("always madvise [never]\n", "never"), (None, None)],
@@ -135,6 +181,26 @@ def test_measuring_runs_each_library_in_its_own_process(
     assert set(speeds) == {"wheel", "native"}
     assert all(speed > 0 for each in speeds.values() for speed in each.values())
     assert "measuring native (1 of 1)" in printed.err
+
+
+def test_all_that_was_built_is_compared_with_the_wheel(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    wheel, native = Path("wheel"), Path("native")
+    monkeypatch.setattr(locate, "wheel_folder", lambda: wheel)
+    monkeypatch.setattr(locate, "native_folder", lambda: native)
+    monkeypatch.setattr(comparison, "kernel_library", lambda folder: tmp_path / "kernels.so")
+    runs = {
+        comparison.Contestant(wheel, "ggml"): Speed(100, 10),
+        comparison.Contestant(native, "ggml"): Speed(200, 20),
+        comparison.Contestant(native, "native"): Speed(300, 50),
+    }
+    monkeypatch.setattr(comparison, "_run", lambda contestant, model: runs[contestant])
+    lines = list(speed_lines(comparison.compare("")))
+    assert [line.split()[0] for line in lines if line] == [
+        *("wheel", "native", "kernels", "native/wheel", "kernels/wheel")
+    ]
+    assert lines[-1].split()[1:] == ["prefill", "3.00", "decode", "5.00"]
 
 
 def test_the_best_run_counts() -> None:

@@ -147,7 +147,7 @@ def _shown(title: str) -> Iterator[ReportStep]:
         with step_display() as report:
             yield report
     except KeyboardInterrupt:
-        print(f"Stopped; nothing was installed of {title}.", file=sys.stderr)
+        print(f"Stopped building {title}; nothing was installed.", file=sys.stderr)
         raise
 
 

@@ -139,12 +139,13 @@ def _conditions(report: Report) -> dict[str, str]:
     )
     memory = f", {format_bytes(machine.memory_bytes)} of memory" if machine.memory_bytes else ""
     origin = f" ({kernels.origin})" if kernels.origin else ""
+    own = f"; own kernels: {' '.join(kernels.own)}" if kernels.own else ""
     types = ", ".join(f"{count} × {name}" for name, count in model["tensor_types"].items())
     return {
         "machine": f"{machine.cpu}, {machine.num_cpus} CPUs{memory}; {machine.system}; "
         f"load average {machine.load_average:.2f}",
         "backend": " ".join([kernels.backend, kernels.version]).strip()
-        + f"{origin}: {' '.join(kernels.features) or 'no CPU features listed'}",
+        + f"{origin}: {' '.join(kernels.features) or 'no CPU features listed'}{own}",
         "model": f"{model['name']}: {model['architecture']}, {model['parameters'] / 1e6:,.0f} M "
         f"parameters, {format_bytes(model['size_bytes'])}; {types}",
         "settings": f"{settings['threads']} threads, batches of {settings['batch_size']}, "

@@ -28,12 +28,13 @@ class Machine:
 
 @dataclass(frozen=True, slots=True)
 class Kernels:
-    """The library that computes."""
+    """The libraries that compute."""
 
     backend: str
     origin: str  # "native", "wheel", "environment"; empty for backends without a library
     version: str
     features: tuple[str, ...]  # CPU features it uses
+    own: tuple[str, ...] = ()  # instruction sets of our own kernels, best first, if they may be used
 
 
 def describe_machine() -> Machine:
@@ -48,12 +49,16 @@ def describe_machine() -> Machine:
 
 
 def describe_kernels(backend: Backend) -> Kernels:
-    """The backend's library."""
+    """The backend's library, and our own kernels."""
     if not isinstance(backend, GgmlBackend):
         return Kernels(backend.name, "", "", ())
     library = backend.library
     return Kernels(
-        backend.name, origin_of(library.folder), library.version_text, tuple(library.features())
+        backend.name,
+        origin_of(library.folder),
+        library.version_text,
+        tuple(library.features()),
+        own=tuple(backend.kernels.instruction_sets) if backend.kernels else (),
     )
 
 

@@ -71,7 +71,7 @@ class GgmlBackend(Backend):
 
     @property
     def device(self) -> str:
-        kernels = self._kernels
+        kernels = self.kernels
         ours = "" if kernels is None else f", {kernels.path}, {self.options.kernels}"
         return f"{super().device}, {self.library.folder}{ours}"
 
@@ -85,12 +85,13 @@ class GgmlBackend(Backend):
         return GgmlModel(self, config, graph, weights, packing)
 
     @cached_property
-    def _kernels(self) -> KernelLibrary | None:
+    def kernels(self) -> KernelLibrary | None:
+        """Our own, if they are wanted and there are any; a model may use them or not."""
         return open_kernels(self.options.kernels, self.library.folder)
 
     def _packing(self, graph: Graph, weights: Weights) -> Packing | None:
         """What the user's choice means for a model's matrices."""
-        kernels = self._kernels
+        kernels = self.kernels
         if kernels is None:
             return None
         dtypes = packable_types(kernels, matrices(graph, weights))

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from powerserve.backend.ggml.backend import GgmlBackend
 from powerserve.cli.main import main
 from tiny_models import TinyModel, write_tiny_model
 
@@ -52,6 +54,22 @@ def test_json_says_what_ran(tiny: str, capsys: Capture) -> None:
     assert report["kernels"]["backend"] == "ggml" and report["kernels"]["version"]
     assert report["kernels"]["origin"] in ("wheel", "native", "environment")
     assert report["machine"]["num_cpus"] >= 1
+
+
+def test_the_header_names_our_own_kernels(
+    tiny: str, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    flags = ("-p", "8", "-n", "0", "-r", "1")
+    monkeypatch.setattr(GgmlBackend, "kernels", None)
+    assert bench(tiny, *flags) == 0
+    assert "own kernels" not in capsys.readouterr().out
+    kernels = SimpleNamespace(
+        path="kernels.so", instruction_sets=["avx9", "avx8"], can_pack=lambda dtype, shape: False
+    )
+    monkeypatch.setattr(GgmlBackend, "kernels", kernels)
+    assert bench(tiny, *flags) == 0
+    (line,) = (each for each in capsys.readouterr().out.splitlines() if "- backend:" in each)
+    assert line.endswith("; own kernels: avx9 avx8")
 
 
 def test_the_curve_is_relative_to_one_token(tiny: str, capsys: Capture) -> None:

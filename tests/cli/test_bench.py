@@ -64,7 +64,10 @@ def test_the_header_names_our_own_kernels(
     assert bench(tiny, *flags) == 0
     assert "own kernels" not in capsys.readouterr().out
     kernels = SimpleNamespace(
-        path="kernels.so", instruction_sets=["avx9", "avx8"], can_pack=lambda dtype, shape: False
+        path="kernels.so",
+        instruction_set="avx9",
+        instruction_sets=["avx9", "avx8"],
+        can_pack=lambda dtype, shape: False,
     )
     monkeypatch.setattr(GgmlBackend, "kernels", kernels)
     assert bench(tiny, *flags) == 0

@@ -21,10 +21,11 @@ from packaging.requirements import Requirement
 import powerserve
 from command_line import PROGRAM, status_of
 from deploy.bundles import real_bundle, require_build_tools
-from deploy.compiled import make_ndk, replace_pip
+from deploy.compiled import compile_library, make_ndk, replace_pip
+from powerserve.backend.native_source import native_source
 from powerserve.core.errors import BundleError, UsageError
 from powerserve.deploy.bundle import build as bundle_build
-from powerserve.deploy.bundle import debian, wheels
+from powerserve.deploy.bundle import cross_kernels, debian, wheels
 from powerserve.deploy.bundle.build import BundleOptions, build_bundle
 from powerserve.deploy.bundle.target import DEFAULT_TARGET, TARGETS, find_target
 from powerserve.deploy.bundle.toolchain import GCC_PREFIX
@@ -87,6 +88,7 @@ def test_the_manifest_lists_every_file_with_its_digest() -> None:
 def test_it_holds_what_runs_and_nothing_idle(contents: dict[str, tarfile.TarInfo]) -> None:
     for level in ("armv8.0", "armv8.2", "armv8.6"):
         assert f"ggml/{level}/libggml-cpu.so" in contents
+    assert "ggml/libpowerserve-kernels.so" in contents
     assert contents["bin/powerserve"].mode == 0o755
     assert "lib/packages/powerserve/cli/run.pyc" in contents
     paths = [PurePosixPath(name) for name in contents]
@@ -113,14 +115,16 @@ def test_the_same_inputs_give_the_same_bytes(
 ) -> None:
     """Built twice in different folders, from packages and libraries in the user's cache."""
     cached = real_bundle().parents[2]
-    sources = tmp_path / "powerserve"
+    sources, kernels = tmp_path / "powerserve", tmp_path / "kernels"
     shutil.copytree(bundle_build.PACKAGE_FOLDER, sources)  # somebody may be editing them
+    shutil.copytree(native_source("kernels") or "", kernels)
     monkeypatch.setattr(bundle_build, "PACKAGE_FOLDER", sources)
+    monkeypatch.setattr(cross_kernels, "kernel_source", lambda: kernels)
     digests = []
     for name in ("one", "another one"):
         folder = tmp_path / name / "powerserve/deploy"
         folder.mkdir(parents=True)
-        for inputs in ("debian", "ggml"):
+        for inputs in ("debian", "ggml", "kernels"):
             (folder / inputs).symlink_to(cached / inputs)
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / name))
         digests.append(digest_of(build_bundle(DEFAULT_TARGET)))
@@ -174,6 +178,8 @@ def test_an_ndk_adds_the_npu_helper(
     require_build_tools()
     replace_pip(tmp_path, monkeypatch)
     monkeypatch.setattr("powerserve.deploy.bundle.build._add_python", lambda root, progress: [])
+    kernels = compile_library(tmp_path / "libpowerserve-kernels.so")
+    monkeypatch.setattr(bundle_build, "build_kernels", lambda toolchain, progress: kernels)
     archive = build_bundle(DEFAULT_TARGET, BundleOptions(ndk=make_ndk(tmp_path)))
     with tarfile.open(archive) as file:
         assert file.getmember("npu/powerserve-npu-helper").mode == 0o755

@@ -135,9 +135,8 @@ def _build(parts: Parts, archive: Path, progress: Progress) -> None:
     with _scratch_folder(archive.parents[1]) as scratch:
         root = scratch / "bundle"
         for level, libraries in levels.items():
-            folder = root / "ggml" / level.name
-            shutil.copytree(libraries, folder)
-            shutil.copy(kernels, folder)
+            shutil.copytree(libraries, root / "ggml" / level.name)
+        shutil.copy(kernels, root / "ggml")
         _add_package(root / "lib/packages")
         packages = _add_python(root, progress) if parts.target.has_python else []
         _add_start(root, parts.target)

@@ -90,6 +90,13 @@ def test_the_companion_of_another_ggml_is_no_choice(tmp_path: Path) -> None:
     assert locate.kernel_library(tmp_path / "ggml") == companion
 
 
+def test_builds_of_ggml_may_share_the_library_above_them(tmp_path: Path) -> None:
+    shared = make_library(tmp_path / "ggml")
+    assert locate.kernel_library(tmp_path / "ggml" / "armv8.2") == shared
+    own = make_library(tmp_path / "ggml" / "armv8.6")
+    assert locate.kernel_library(tmp_path / "ggml" / "armv8.6") == own
+
+
 def test_a_missing_file_in_the_environment_is_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -31,8 +31,8 @@ def kernel_library(ggml_folder: Path | None = None) -> Path | None:
     """
     if chosen := os.environ.get(ENVIRONMENT_VARIABLE):
         return _named_library(chosen)
-    beside = locate.library_file(ggml_folder or locate.library_folder(), LIBRARY)
-    return beside or built_library() or packaged_library()
+    folder = ggml_folder or locate.library_folder()
+    return _library_beside(folder) or built_library() or packaged_library()
 
 
 def built_library() -> Path | None:
@@ -86,6 +86,12 @@ def describe_kernels(library: Path, *, check: bool = False) -> tuple[str, ...]:
     arguments = [str(library), *(["--check"] if check else [])]
     names = ask_child("powerserve.backend.ggml.kernels.probe", arguments, f"the kernels {library}")
     return tuple(names)
+
+
+def _library_beside(ggml_folder: Path) -> Path | None:
+    """In the same folder, or in the one of several builds of ggml, as bundles have it."""
+    folders = (ggml_folder, ggml_folder.parent)
+    return next(filter(None, (locate.library_file(each, LIBRARY) for each in folders)), None)
 
 
 def _named_library(chosen: str) -> Path:

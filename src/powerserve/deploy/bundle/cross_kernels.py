@@ -1,7 +1,7 @@
 """Our own kernels (native/kernels) compiled for 64-bit ARM: one library for all processors.
 
-It has kernels for each generation and chooses when it is loaded, so one file serves ggml's builds of
-all levels.
+It has kernels for each generation and chooses when it is loaded, so one file serves all builds of
+ggml.
 """
 
 from __future__ import annotations

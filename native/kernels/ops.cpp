@@ -14,6 +14,7 @@ namespace {
 constexpr int64_t MAX_UNPREPARED = 4;
 constexpr int64_t TILE_TOKENS = 16;
 constexpr int64_t CHUNKS_PER_THREAD = 6;
+constexpr size_t CACHED_BYTES = 1 << 18;  // of packed weights, before columns are read again
 constexpr size_t TILED_BYTES = 1 << 19;  // of widened weights that a thread works with
 
 thread_local Scratch column_memory, tile_memory;
@@ -156,21 +157,36 @@ void finish(
     }
 }
 
-void multiply_item(const Linear & linear, const Item & item, const Groups & groups, const uint8_t * x) {
+// An item times a group of columns.
+void multiply_item(
+    const Linear & linear, const Item & item, const Groups & groups, int64_t group,
+    const uint8_t * x) {
     const Isa & isa = *current_isa();
     const PskLinear & spec = linear.spec;
+    const int64_t columns = groups.columns(group);
+    const uint8_t * own = x + groups.offset(group);
     alignas(64) float values[MAX_COLUMNS * PANEL_ROWS], up[MAX_COLUMNS * PANEL_ROWS];
-    for (int64_t group = 0; group < groups.count; group++) {
-        const int64_t columns = groups.columns(group);
-        const uint8_t * own = x + groups.offset(group);
+    isa.multiply(
+        spec.types[item.weight], linear.panel(item.weight, item.panel), spec.in_features, own,
+        columns, values);
+    if (linear.is_swiglu()) {
         isa.multiply(
-            spec.types[item.weight], linear.panel(item.weight, item.panel), spec.in_features, own,
-            columns, values);
-        if (linear.is_swiglu()) {
-            isa.multiply(
-                spec.types[1], linear.panel(1, item.panel), spec.in_features, own, columns, up);
+            spec.types[1], linear.panel(1, item.panel), spec.in_features, own, columns, up);
+    }
+    finish(linear, item, groups.start(group), columns, values, up, PANEL_ROWS);
+}
+
+// Items first ... last - 1, as many at once as stay cached while the columns go by.
+void multiply_items(
+    const Linear & linear, const Groups & groups, const uint8_t * x, int64_t first, int64_t last) {
+    const size_t item_bytes = linear.panel_bytes[0] * (linear.is_swiglu() ? 2 : 1);
+    const int64_t at_once = 1 + CACHED_BYTES / item_bytes;
+    for (; first < last; first += at_once) {
+        for (int64_t group = 0; group < groups.count; group++) {
+            for (int64_t i = first; i < min(first + at_once, last); i++) {
+                multiply_item(linear, Item(linear, i), groups, group, x);
+            }
         }
-        finish(linear, item, groups.start(group), columns, values, up, PANEL_ROWS);
     }
 }
 
@@ -260,7 +276,7 @@ void psk_op_linear(ggml_tensor * dst, int, int nth, void * user_data) {
         if (tiles != nullptr) {
             multiply_tiled(linear, *tiles, x, first, last);
         } else {
-            for (int64_t i = first; i < last; i++) multiply_item(linear, Item(linear, i), groups, x);
+            multiply_items(linear, groups, x, first, last);
         }
     }
     if (tiles != nullptr) tiles->end(tile_state);

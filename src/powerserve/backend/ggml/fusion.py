@@ -77,7 +77,7 @@ class _Fusion:
             x = before.inputs[0]
         results = tuple(node.output for node in siblings)
         after = self._only_user(results)
-        is_swiglu = after is not None and isinstance(after.operation, SwiGLU)
+        is_swiglu = after is not None and _multiplies(after, results)
         if is_swiglu and after is not None:
             siblings.sort(key=lambda node: after.inputs.index(node.output))
             results = (after.output,)
@@ -125,3 +125,8 @@ class _Fusion:
         (other,) = (value for value in add.inputs if value != product.output)
         index = self._indices.get(other, -1)
         return other if index < self._indices[product.output] else None
+
+
+def _multiplies(node: Node, products: tuple[Value, ...]) -> bool:
+    """Whether a node is SwiGLU of these two; one of them alone would be no gate and no up."""
+    return isinstance(node.operation, SwiGLU) and set(node.inputs) == set(products)

@@ -19,7 +19,8 @@ from powerserve.backend.compiler import find_compiler
 from powerserve.backend.ggml import locate as ggml_locate
 from powerserve.backend.ggml.build_process import BuildStep
 from powerserve.backend.ggml.kernels import build, locate
-from powerserve.backend.ggml.kernels.check import check_products
+from powerserve.backend.ggml.kernels.check_attention import check_attention
+from powerserve.backend.ggml.kernels.check_products import check_products
 from powerserve.backend.ggml.kernels.library import KernelLibrary
 from powerserve.backend.ggml.library import Tensor
 from powerserve.core.errors import BackendError
@@ -142,7 +143,7 @@ def test_sound_kernels_pass_the_trial(kernel_file: Path, kernels: KernelLibrary)
     assert found == tuple(kernels.instruction_sets)
 
 
-@pytest.mark.parametrize("operation", ["op_linear", "op_prepare", "pack"])
+@pytest.mark.parametrize("operation", ["op_linear", "op_prepare", "pack", "op_attention"])
 def test_wrong_numbers_fail_the_trial(kernel_file: Path, operation: str) -> None:
     """As if one bit in each thousand bytes that a function writes were another."""
     library = KernelLibrary(kernel_file)
@@ -160,8 +161,9 @@ def test_wrong_numbers_fail_the_trial(kernel_file: Path, operation: str) -> None
             byte.value ^= 0x40
 
     setattr(library, operation, damaged)
-    with pytest.raises(BackendError, match=r"products of \d+ tokens with \S+ are off by"):
-        check_products(library)
+    check = check_attention if operation == "op_attention" else check_products
+    with pytest.raises(BackendError, match=r" of \d+ tokens with \S+ are off by"):
+        check(library)
 
 
 def test_a_crash_fails_the_trial(tmp_path: Path, kernel_file: Path) -> None:

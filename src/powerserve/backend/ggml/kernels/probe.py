@@ -18,9 +18,11 @@ def main(arguments: list[str]) -> int:
     try:
         library = KernelLibrary(Path(arguments[0]))
         if "--check" in arguments:
-            from powerserve.backend.ggml.kernels.check import check_products
+            from powerserve.backend.ggml.kernels.check_attention import check_attention
+            from powerserve.backend.ggml.kernels.check_products import check_products
 
             check_products(library)
+            check_attention(library)
     except BackendError as error:
         print(error, file=sys.stderr)
         return 1

@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from powerserve.backend.base import FloatArray
+from powerserve.backend.ggml.kernels.bare_tensors import aligned_bytes, bare_tensor
 from powerserve.backend.ggml.kernels.library import PANEL_ROWS, Flag, KernelLibrary, LinearSpec
-from powerserve.backend.ggml.library import Tensor
 from powerserve.backend.reference.dequantise import dequantise
 from powerserve.core.dtypes import Q4_0, Q4_1, Q4_K, Q5_0, Q5_1, Q5_K, Q6_K, Q8_0, DType
 from powerserve.core.errors import BackendError
@@ -52,13 +52,16 @@ def check_products(library: KernelLibrary) -> None:
             x = activations[:columns]
             expected = x @ dequantise(weight).T
             for instruction_set, found in products(library, weight, x):
-                difference = found.astype(np.float64) - expected  # wrong numbers may be huge
-                error = np.linalg.norm(difference) / np.linalg.norm(expected)
-                if not error < TOLERANCE:
-                    raise BackendError(
-                        f"{dtype} products of {columns} tokens with {instruction_set} are off by "
-                        f"{error:.2g}"
-                    )
+                what = f"{dtype} products of {columns} tokens with {instruction_set}"
+                check_close(found, expected, what)
+
+
+def check_close(found: FloatArray, expected: FloatArray, what: str) -> None:
+    """Raises BackendError, which names `what` in the plural, if numbers are wrong."""
+    difference = found.astype(np.float64) - expected  # wrong numbers may be huge
+    error = np.linalg.norm(difference) / np.linalg.norm(expected)
+    if not error < TOLERANCE:
+        raise BackendError(f"{what} are off by {error:.2g}")
 
 
 def random_weight(rng: np.random.Generator, dtype: DType) -> RandomWeight:
@@ -99,29 +102,12 @@ def multiply(
     out = np.full((columns, ROWS), np.nan, np.float32)
     spec = LinearSpec(num_weights=1, in_features=FEATURES)
     spec.types[0], spec.rows[0] = dtype.ggml_id, ROWS
-    source = tensor(x)
+    source = bare_tensor(x)
     prepared = aligned_bytes(library.prepared_bytes(FEATURES, columns))
     if columns > library.max_unprepared():
-        source = tensor(prepared, source)
+        source = bare_tensor(prepared, source)
         library.op_prepare(ctypes.addressof(source), 0, 1, ctypes.addressof(spec))
         spec.flags = Flag.PREPARED
-    result = tensor(out, source, tensor(packed))
+    result = bare_tensor(out, source, bare_tensor(packed))
     library.op_linear(ctypes.addressof(result), 0, 1, ctypes.addressof(spec))
     return out
-
-
-def tensor(array: npt.NDArray[np.generic], *sources: Tensor) -> Tensor:
-    """What an operation sees of a tensor; all that is passed must outlive it."""
-    made = Tensor(data=array.ctypes.data)
-    sizes = [*reversed(array.shape), 1, 1, 1][:4]
-    strides = [array.itemsize * int(np.prod(sizes[:index])) for index in range(4)]
-    made.ne[:], made.nb[:] = sizes, strides
-    made.src[: len(sources)] = [ctypes.addressof(each) for each in sources]
-    return made
-
-
-def aligned_bytes(size: int) -> npt.NDArray[np.uint8]:
-    """Memory at the start of a cache line, as ggml allocates it."""
-    memory = np.zeros(size + 64, np.uint8)
-    start = -memory.ctypes.data % 64
-    return memory[start : start + size]

@@ -116,7 +116,7 @@ class _Fusion:
         is_shared = len(users) != len(values) or any(user is not users[0] for user in users)
         if is_shared or self._visible.intersection(values):
             return None
-        return users[0]
+        return users[0] if set(values).issubset(users[0].inputs) else None
 
     def _residual(self, add: Node, product: Node) -> Value | None:
         """What `add` adds to the product, if that is there before it."""

@@ -142,5 +142,30 @@ template <class Simd> void attend(const Attention & task) {
     }
 }
 
+inline void rotate(
+    const float * x, const float * turns, int64_t rope_dim, int64_t dim, bool is_half_split,
+    float * out) {
+    const int64_t pairs = rope_dim / 2;
+    const float * cosines = turns, * sines = turns + pairs;
+    if (is_half_split) {
+        for (int64_t i = 0; i < pairs; i++) {
+            const float a = x[i], b = x[i + pairs];
+            out[i] = a * cosines[i] - b * sines[i];
+            out[i + pairs] = a * sines[i] + b * cosines[i];
+        }
+    } else {
+        for (int64_t i = 0; i < pairs; i++) {
+            const float a = x[2 * i], b = x[2 * i + 1];
+            out[2 * i] = a * cosines[i] - b * sines[i];
+            out[2 * i + 1] = a * sines[i] + b * cosines[i];
+        }
+    }
+    for (int64_t i = rope_dim; i < dim; i++) out[i] = x[i];
+}
+
+template <class Simd> void to_half(const float * x, uint16_t * out, int64_t n) {
+    for (int64_t i = 0; i < n; i += Simd::LANES) Simd::store_half(out + i, Simd::load_floats(x + i));
+}
+
 }  // namespace
 }  // namespace psk

@@ -32,6 +32,11 @@ struct Isa {
     void (*swiglu)(const float * gate, const float * up, float * out, int64_t n);
     // For few query rows: every cell is read once for each token and four of its heads.
     void (*attend)(const Attention & task);
+    // A head at its position: see PskStore.
+    void (*rotate)(
+        const float * x, const float * turns, int64_t rope_dim, int64_t dim, bool is_half_split,
+        float * out);
+    void (*to_half)(const float * x, uint16_t * out, int64_t n);  // n: a multiple of 32
     const struct Tiles * tiles;  // null: none
     int64_t max_columns = KERNEL_COLUMNS;  // of a group
 };

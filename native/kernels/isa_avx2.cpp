@@ -20,7 +20,7 @@ bool has_avx2() {
 }  // namespace
 
 const Isa AVX2{
-    "avx2", has_avx2, prepare<Avx2>, multiply_by_passes<Avx2>, swiglu, attend<Avx2>, nullptr, MAX_COLUMNS,
+    "avx2", has_avx2, prepare<Avx2>, multiply_by_passes<Avx2>, swiglu, attend<Avx2>, rotate, to_half<Avx2>, nullptr, MAX_COLUMNS,
 };
 
 }  // namespace psk

@@ -23,9 +23,9 @@ bool has_amx() { return has_avx512_vnni() && has_amx_bf16(); }
 }  // namespace
 
 const Isa AVX512{
-    "avx512-vnni", has_avx512_vnni, prepare<Avx512>, multiply<Avx512>, swiglu, attend<Avx512>, nullptr,
+    "avx512-vnni", has_avx512_vnni, prepare<Avx512>, multiply<Avx512>, swiglu, attend<Avx512>, rotate, to_half<Avx512>, nullptr,
 };
-const Isa AMX{"amx-bf16", has_amx, prepare<Avx512>, multiply<Avx512>, swiglu, attend<Avx512>, &AMX_TILES};
+const Isa AMX{"amx-bf16", has_amx, prepare<Avx512>, multiply<Avx512>, swiglu, attend<Avx512>, rotate, to_half<Avx512>, &AMX_TILES};
 
 }  // namespace psk
 PSK_END_TARGET

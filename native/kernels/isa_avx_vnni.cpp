@@ -40,7 +40,7 @@ bool has_avx_vnni() {
 }  // namespace
 
 const Isa AVX_VNNI{
-    "avx-vnni", has_avx_vnni, prepare<AvxVnni>, multiply_by_passes<AvxVnni>, swiglu, attend<AvxVnni>, nullptr,
+    "avx-vnni", has_avx_vnni, prepare<AvxVnni>, multiply_by_passes<AvxVnni>, swiglu, attend<AvxVnni>, rotate, to_half<AvxVnni>, nullptr,
     MAX_COLUMNS,
 };
 

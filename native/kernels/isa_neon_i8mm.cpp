@@ -79,7 +79,7 @@ private:
 
 }  // namespace
 
-const Isa NEON_I8MM{"neon-i8mm", has_i8mm, prepare<NeonI8mm>, multiply<NeonI8mm>, swiglu, attend<NeonI8mm>, nullptr};
+const Isa NEON_I8MM{"neon-i8mm", has_i8mm, prepare<NeonI8mm>, multiply<NeonI8mm>, swiglu, attend<NeonI8mm>, rotate, to_half<NeonI8mm>, nullptr};
 
 }  // namespace psk
 

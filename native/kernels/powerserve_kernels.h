@@ -16,7 +16,7 @@
 #define PSK_API extern "C" __attribute__((visibility("default")))
 #endif
 
-enum { PSK_ABI = 2, PSK_MAX_WEIGHTS = 3 };
+enum { PSK_ABI = 3, PSK_MAX_WEIGHTS = 3 };
 
 // Flags of PskLinear, in the order in which the operation's sources follow x.
 enum {
@@ -70,6 +70,18 @@ PSK_API int64_t psk_max_unprepared(void);
 PSK_API void psk_op_prepare(ggml_tensor * dst, int ith, int nth, void * linear);
 // dst: float32 [sum of rows, T] (PSK_SWIGLU: [rows, T]). Sources: see the flags.
 PSK_API void psk_op_linear(ggml_tensor * dst, int ith, int nth, void * linear);
+
+// What psk_op_store is to do: the position embedding (RoPE).
+struct PskStore {
+    int64_t rope_dim;  // the first dimensions of a head are rotated, the others stay
+    int32_t is_half_split;  // pairs are (i, i + rope_dim / 2); else (2i, 2i + 1)
+};
+
+// Rotates Q and K and puts K and V, rounded to float16, into their cells.
+// dst: float32 [head_dim, heads, T], the rotated Q. Sources: q, k, v float32 [head_dim, their heads,
+// T]; turns float32 [rope_dim, T]: the cosines of all pairs, then the sines; cells int64 [T]; keys
+// and values float16 [kv_heads * head_dim, cells]. Heads as psk_can_attend takes them.
+PSK_API void psk_op_store(ggml_tensor * dst, int ith, int nth, void * store);
 
 // One sequence's tokens in a step, and the cells that they may see.
 struct PskSlice {

@@ -67,6 +67,10 @@ struct Avx2 {
         return _mm_cvtss_f32(_mm_add_ss(sum, _mm_movehdup_ps(sum)));
     }
     static void store(float * p, Floats x) { _mm256_storeu_ps(p, x); }
+    static void store_half(uint16_t * p, Floats x) {
+        const __m128i halves = _mm256_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+        _mm_storeu_si128(reinterpret_cast<__m128i *>(p), halves);
+    }
     static Floats load_half(const uint8_t * p) {
         return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i *>(p)));
     }

@@ -43,6 +43,10 @@ struct Avx512 {
     static Floats negate(Floats x) { return _mm512_sub_ps(_mm512_setzero_ps(), x); }
     static Floats to_floats(Ints x) { return _mm512_cvtepi32_ps(x); }
     static void store(float * p, Floats x) { _mm512_storeu_ps(p, x); }
+    static void store_half(uint16_t * p, Floats x) {
+        const __m256i halves = _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+        _mm256_storeu_si256(reinterpret_cast<__m256i *>(p), halves);
+    }
     static Floats load_half(const uint8_t * p) {
         return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i *>(p)));
     }

@@ -36,6 +36,9 @@ struct NeonBase {
     static Floats load_floats(const float * p) { return vld1q_f32(p); }
     static float sum(Floats x) { return vaddvq_f32(x); }
     static void store(float * p, Floats x) { vst1q_f32(p, x); }
+    static void store_half(uint16_t * p, Floats x) {
+        vst1_u16(p, vreinterpret_u16_f16(vcvt_f16_f32(x)));
+    }
     static Floats load_half(const uint8_t * p) {
         return vcvt_f32_f16(vreinterpret_f16_u8(vld1_u8(p)));
     }

@@ -121,7 +121,7 @@ class GgmlExecutable(Executable):
         )
         self._context = lowered.context
         self._graph = lowered.graph
-        self._operations = lowered.operations
+        self._custom = lowered.custom
         model.compute_buffer.place(lowered.graph)
         self._generation = model.compute_buffer.generation
         self._token_ids = self._view(lowered.token_ids, np.int32)
@@ -129,6 +129,7 @@ class GgmlExecutable(Executable):
         self._cells = self._view(lowered.cells, np.int64)
         self._masks = self._mask_views(self._view(lowered.masks, np.uint16))
         self._output_rows = self._view(lowered.output_rows, np.int32)
+        self._units = self._units_view(lowered.units)
         self._logits = self._logits_view(lowered.logits)
         self._observed = {
             name: self._view(tensor, np.float32) for name, tensor in lowered.observed.items()
@@ -142,6 +143,13 @@ class GgmlExecutable(Executable):
             views.append(masks[start:stop].reshape(piece.num_tokens, piece.num_cells))
             start = stop
         return views
+
+    def _units_view(self, address: int | None) -> FloatArray:
+        """The unit vectors as [tokens, 2, pairs]."""
+        if address is None:
+            return np.empty((0, 2, 0), np.float32)
+        units = self._view(address, np.float32)
+        return units.reshape(self.shape.num_tokens, 2, -1)
 
     def _logits_view(self, address: int | None) -> FloatArray:
         if address is None:
@@ -160,6 +168,7 @@ class GgmlExecutable(Executable):
             target[:length] = source
             if length < len(target):
                 target[length:] = source[length - 1]
+        self._units[:, 0], self._units[:, 1] = 1, 0  # other graphs use the same memory
         for mask, shape, piece in zip(self._masks, self.shape.slices, batch.slices, strict=True):
             own_cells = batch.cells[piece.start : piece.start + len(piece.parents)]
             write_mask(mask, piece, own_cells, shape.first_cell)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from powerserve.backend.ggml.kernels.library import MAX_WEIGHTS
 from powerserve.graph import Graph, Node, Value, Weight
-from powerserve.graph.ops import Add, Linear, RMSNorm, SwiGLU
+from powerserve.graph.ops import Add, Attention, Linear, RMSNorm, Rope, SwiGLU
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -30,25 +30,43 @@ class FusedLinear:
     is_swiglu: bool = False  # of gate and up, in this order
 
 
-Step = Node | FusedLinear
+@dataclass(frozen=True, slots=True, eq=False)
+class FusedAttention:
+    """Attention that rotates Q and K itself: inputs are what the two Rope nodes read."""
+
+    rope: Rope
+    attention: Attention
+    inputs: tuple[Value, Value, Value]  # q, k, v
+    output: Value
+
+    @property
+    def outputs(self) -> tuple[Value]:
+        """The only one."""
+        return (self.output,)
 
 
-def fuse(graph: Graph, is_packed: Callable[[Weight], bool]) -> list[Step]:
-    """The graph's nodes in order, packed matrices with their neighbours."""
+Step = Node | FusedLinear | FusedAttention
+
+
+def fuse(
+    graph: Graph, is_packed: Callable[[Weight], bool], *, with_attention: bool = False
+) -> list[Step]:
+    """The graph's nodes in order, packed matrices with their neighbours.
+
+    `with_attention`: attention, too, with the position embeddings of Q and K.
+    """
     fusion = _Fusion(graph, is_packed)
-    parts: dict[Value, FusedLinear] = {}  # by the outputs of all nodes that are a part
+    steps: dict[Value, Step | None] = {node.output: node for node in graph.nodes}
+    taken: set[Value] = set()
     for node in graph.nodes:
-        if fusion.is_packed(node) and node.output not in parts:
+        if fusion.is_packed(node) and node.output not in taken:
             fused, outputs = fusion.around(node)
-            parts.update(dict.fromkeys(outputs, fused))
-    steps: list[Step] = []
-    for node in graph.nodes:
-        part_of = parts.get(node.output)
-        if part_of is None:
-            steps.append(node)
-        elif node.operation is part_of.linears[0]:
-            steps.append(part_of)
-    return steps
+            taken.update(outputs)
+            # The product's place: what it reads is there, and nothing has read what it makes.
+            steps |= dict.fromkeys(outputs) | {node.output: fused}
+        elif with_attention and (attention := fusion.attention(node)) is not None:
+            steps |= dict.fromkeys(node.inputs[:2]) | {node.output: attention}
+    return [step for step in steps.values() if step is not None]
 
 
 class _Fusion:
@@ -87,6 +105,21 @@ class _Fusion:
         linears = tuple(node.operation for node in siblings if isinstance(node.operation, Linear))
         assert norm is None or isinstance(norm, RMSNorm)
         return FusedLinear(x, linears, results, norm, residual, is_swiglu), outputs
+
+    def attention(self, node: Node) -> FusedAttention | None:
+        """What a node computes together with the rotations before it; None: it has none."""
+        if not isinstance(node.operation, Attention):
+            return None
+        q, k, v = node.inputs
+        before = [self._nodes[self._indices[value]] for value in (q, k)]
+        first, second = (each.operation for each in before)
+        is_alone = all(self._users[value] == [node] for value in (q, k))
+        if not (isinstance(first, Rope) and first == second and is_alone):
+            return None
+        if self._visible.intersection((q, k)):
+            return None
+        inputs = (before[0].inputs[0], before[1].inputs[0], v)
+        return FusedAttention(first, node.operation, inputs, node.output)
 
     def _siblings(self, first: Node) -> list[Node]:
         """Products of the same input, as many as an operation can have."""

@@ -85,6 +85,7 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "graph_overhead_custom": (_SIZE, [_SIZE, c_bool]),
     "new_tensor_1d": (_P, [_P, _I, _I64]),
     "new_tensor_2d": (_P, [_P, _I, _I64, _I64]),
+    "new_tensor_3d": (_P, [_P, _I, _I64, _I64, _I64]),
     "set_name": (_P, [_P, _STR]),
     "set_input": (None, [_P]),
     "set_output": (None, [_P]),

@@ -5,12 +5,14 @@ ggml shapes read backwards: our [tokens, features] is ggml's [features, tokens].
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from powerserve.backend.base import SliceShape, StepShape
 from powerserve.backend.ggml.cache import GgmlCache
-from powerserve.backend.ggml.fusion import FusedLinear, Step, fuse
-from powerserve.backend.ggml.kernels.operations import KernelOperations
+from powerserve.backend.ggml.fusion import FusedAttention, FusedLinear, Step, fuse
+from powerserve.backend.ggml.kernels.attention import AttentionNodes, StepInputs, can_attend
+from powerserve.backend.ggml.kernels.custom import CustomNodes
+from powerserve.backend.ggml.kernels.products import ProductNodes
 from powerserve.backend.ggml.library import (
     ROPE_HALF_SPLIT,
     ROPE_INTERLEAVED,
@@ -52,7 +54,8 @@ class LoweredGraph:
     output_rows: int  # I32 [outputs]
     logits: int | None  # F32 [vocab, outputs]; None: the shape has none
     observed: dict[str, int]  # F32
-    operations: KernelOperations | None  # what the graph's own operations read
+    units: int | None  # F32 [rope dimensions, 1, tokens]: the unit vectors (1, 0), halves apart
+    custom: CustomNodes | None  # what operations of our own read
 
 
 def lower(
@@ -93,11 +96,19 @@ class _Lowering:
         self._masks = self._input("masks", dtypes.F16, mask_size)
         self._output_rows = self._input("output_rows", dtypes.I32, shape.num_outputs)
         self._join: int | None = None
-        self._operations = (
-            KernelOperations(library, weights.packing.kernels, self._context, weights)
-            if weights.packing is not None
-            else None
-        )
+        self._units: int | None = None
+        self._turns: dict[Rope, int] = {}
+        self._custom: CustomNodes | None = None
+        self._attention_nodes: AttentionNodes | None = None
+        if weights.packing is not None:
+            kernels = weights.packing.kernels
+            self._custom = CustomNodes(library, kernels, self._context)
+            self._products = ProductNodes(self._custom, weights)
+            if can_attend(kernels, cache, config):
+                inputs = StepInputs(self._cells, self._masks)
+                self._attention_nodes = AttentionNodes(
+                    self._custom, config, cache, shape.slices, inputs
+                )
         self._tensors: dict[Value, int] = {
             graph.token_ids: self._token_ids,
             graph.positions: self._positions,
@@ -105,8 +116,9 @@ class _Lowering:
         }
 
     def build(self, graph: Graph) -> LoweredGraph:
-        for step in fuse(graph, self._weights.is_packed):
-            outputs = step.outputs if isinstance(step, FusedLinear) else (step.output,)
+        with_attention = self._attention_nodes is not None
+        for step in fuse(graph, self._weights.is_packed, with_attention=with_attention):
+            outputs = (step.output,) if isinstance(step, Node) else step.outputs
             if graph.logits in outputs and not self._shape.has_logits:
                 break  # the last one
             for output, tensor in zip(outputs, self._lower_step(step), strict=True):
@@ -131,15 +143,36 @@ class _Lowering:
             self._output_rows,
             logits,
             observed,
-            self._operations,
+            self._units,
+            self._custom,
         )
 
     def _lower_step(self, step: Step) -> list[int]:
-        if isinstance(step, Node):
-            return [self._lower(step)]
-        assert self._operations is not None
-        residual = None if step.residual is None else self._tensors[step.residual]
-        return self._operations.products(step, self._tensors[step.x], residual)
+        match step:
+            case FusedLinear():
+                residual = None if step.residual is None else self._tensors[step.residual]
+                return self._products.add(step, self._tensors[step.x], residual)
+            case FusedAttention():
+                assert self._attention_nodes is not None
+                q, k, v = (self._tensors[value] for value in step.inputs)
+                return [self._attention_nodes.add(step, q, k, v, self._turned_units(step.rope))]
+            case Node():
+                return [self._lower(step)]
+
+    def _turned_units(self, rope: Rope) -> int:
+        """Cosines and sines of all positions: what ggml makes of unit vectors, once for all layers.
+
+        So all kinds of scaling are ggml's own.
+        """
+        if rope not in self._turns:
+            if self._units is None:
+                self._units = self._library.new_tensor_3d(
+                    self._context, dtypes.F32.ggml_id, rope.rope.dim, 1, self._shape.num_tokens
+                )
+                self._library.set_input(self._units)
+            halves = replace(rope, rope=replace(rope.rope, style=RopeStyle.HALF_SPLIT))
+            self._turns[rope] = self._rope(halves, self._units, self._positions)
+        return self._turns[rope]
 
     def _lower(self, node: Node) -> int:
         library, context, weights = self._library, self._context, self._weights
@@ -219,9 +252,6 @@ class _Lowering:
             flat = library.view_2d(context, rows, config.kv_dim, num_tokens, token_bytes, 0)
             stored = library.set_rows(context, target, flat, self._cells)
             library.build_forward_expand(self._graph, stored)
-        if self._operations is not None and self._operations.can_attend(self._cache, config):
-            sources = (q, keys, values, self._masks)
-            return self._operations.attention(config, self._shape.slices, operation.scale, sources)
         return self._ggml_attention(operation.scale, q, keys, values)
 
     def _ggml_attention(self, scale: float, q: int, keys: int, values: int) -> int:

@@ -7,6 +7,8 @@ from typing import Self
 
 from powerserve.backend.ggml.library import GgmlLibrary, Tensor
 
+NO_OPERATION = 0  # GGML_OP_NONE: nothing computes the tensor
+WEIGHT_SUFFIXES = (".weight", ".bias")
 NO_WORK = frozenset({"NONE", "RESHAPE", "VIEW", "PERMUTE", "TRANSPOSE"})  # only headers
 
 
@@ -36,19 +38,18 @@ class SingleNodeGraph:
         return self._graph
 
     def describe(self, node: int) -> tuple[str, str]:
-        """ggml's name of the operation, and that of its weight if it has one.
+        """The name of the operation, and that of its weight if it has one.
 
-        What our own kernels compute bears the names of its weights: there may be several.
+        What our own kernels compute is named by both, and may have several weights.
         """
-        return self._operation(node), next(filter(_is_weight, self._names(node)), "")
-
-    def _names(self, node: int) -> Iterator[str]:
-        """The node's own name, then those of the sources that nothing computes."""
+        operation = self._operation(node)
         tensor = Tensor.from_address(node)
-        yield tensor.name.decode()
-        for address in filter(None, tensor.src):
-            if self._operation(address) == "NONE":
-                yield Tensor.from_address(address).name.decode()
+        if operation == "CUSTOM":
+            kind, _, weights = tensor.name.decode().partition(" ")
+            return kind, weights
+        sources = [Tensor.from_address(address) for address in tensor.src if address]
+        names = (source.name.decode() for source in sources if source.op == NO_OPERATION)
+        return operation, next((name for name in names if name.endswith(WEIGHT_SUFFIXES)), "")
 
     def _operation(self, node: int) -> str:
         description: bytes = self._library.op_desc(node)
@@ -59,7 +60,3 @@ class SingleNodeGraph:
 
     def __exit__(self, *_: object) -> None:
         self._library.free(self._context)
-
-
-def _is_weight(name: str) -> bool:
-    return name.endswith((".weight", ".bias"))

@@ -15,7 +15,7 @@ from typing import Any
 from powerserve.core.dtypes import DType
 from powerserve.core.errors import BackendError, UsageError
 
-ABI = 2
+ABI = 3
 MAX_WEIGHTS = 3
 PANEL_ROWS = 16  # rows of a weight that are packed together
 
@@ -43,6 +43,12 @@ class LinearSpec(ctypes.Structure):
         ("next_chunk", c_int64),
         ("num_done", c_int64),
     )
+
+
+class StoreSpec(ctypes.Structure):
+    """struct PskStore: user data of `op_store`."""
+
+    _fields_ = (("rope_dim", c_int64), ("is_half_split", c_int32))
 
 
 class SliceSpec(ctypes.Structure):
@@ -84,6 +90,7 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "max_unprepared": (c_int64, []),
     "op_prepare": (None, [c_void_p, c_int, c_int, c_void_p]),
     "op_linear": (None, [c_void_p, c_int, c_int, c_void_p]),
+    "op_store": (None, [c_void_p, c_int, c_int, c_void_p]),
     "can_attend": (c_int32, [c_int64, c_int64]),
     "attention_floats": (c_size_t, [ctypes.POINTER(AttentionSpec)]),
     "op_attention": (None, [c_void_p, c_int, c_int, c_void_p]),
@@ -107,6 +114,7 @@ class KernelLibrary:
     max_unprepared: Any
     op_prepare: Any
     op_linear: Any
+    op_store: Any
     can_attend: Any
     attention_floats: Any
     op_attention: Any

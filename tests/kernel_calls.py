@@ -47,7 +47,7 @@ class GuardedColumns:
         return memory[start:-MARGIN].reshape(-1, stride)
 
 
-def tensor_of(array: FloatArray | ByteArray) -> Tensor:
+def tensor_of(array: npt.NDArray[Any]) -> Tensor:
     """A ggml tensor of the array's memory; the array must outlive it."""
     tensor = Tensor(data=array.ctypes.data)
     ne = [*array.shape[::-1], 1, 1, 1][:4]
@@ -135,7 +135,7 @@ class Execution:
         sources += [self._tensor(each) for each in operation.biases]
         if operation.residual is not None:
             sources.append(self._columns(operation.residual))
-        _set_sources(self._result.tensor, sources)
+        set_sources(self._result.tensor, sources)
 
     def run(self) -> FloatArray:
         """The result [columns, out_features] of one execution."""
@@ -144,9 +144,9 @@ class Execution:
         if self._prepared is not None:
             memory, tensor, spec = self._prepared
             memory.clear()
-            _on_threads(threads, _calls_of(self._kernels.op_prepare, tensor, spec))
+            on_threads(threads, _calls_of(self._kernels.op_prepare, tensor, spec))
             memory.check()
-        _on_threads(threads, _calls_of(self._kernels.op_linear, self._result.tensor, self._spec))
+        on_threads(threads, _calls_of(self._kernels.op_linear, self._result.tensor, self._spec))
         self._result.check()
         return self._result.values.copy()
 
@@ -160,7 +160,7 @@ class Execution:
         if operation.norm is not None:
             sources.append(self._tensor(operation.norm))
             flags = Flag.NORM
-        _set_sources(tensor, sources)
+        set_sources(tensor, sources)
         return memory, tensor, _spec(operation, flags)
 
     def _columns(self, values: FloatArray) -> Tensor:
@@ -205,7 +205,8 @@ def _spec(operation: Linear, flags: Flag) -> LinearSpec:
     return spec
 
 
-def _set_sources(tensor: Tensor, sources: list[Tensor]) -> None:
+def set_sources(tensor: Tensor, sources: list[Tensor]) -> None:
+    """What an operation reads; they must outlive it."""
     for index, source in enumerate(sources):
         tensor.src[index] = addressof(source)
 
@@ -216,7 +217,7 @@ def _calls_of(
     return lambda ith, nth: function(addressof(tensor), ith, nth, addressof(spec))
 
 
-def _on_threads(num_threads: int, call: Callable[[int, int], None]) -> None:
+def on_threads(num_threads: int, call: Callable[[int, int], None]) -> None:
     """Call with each thread's number and their count, all at the same time; ctypes lets them."""
     together = threading.Barrier(num_threads)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,18 +11,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from powerserve.backend.ggml.fusion import FusedLinear, Step, fuse
+from fused_steps import assert_sound, evaluate
+from powerserve.backend.ggml.fusion import FusedAttention, FusedLinear, Step, fuse
 from powerserve.backend.ggml.kernels.library import MAX_WEIGHTS
 from powerserve.graph import Graph, Node, Value, Weight
 from powerserve.graph.observe import observe_inputs
-from powerserve.graph.ops import Add, Linear, RMSNorm, SwiGLU
+from powerserve.graph.ops import Attention, RMSNorm, Rope
 from powerserve.model.config import config_from_metadata
 from powerserve.model.registry import build_graph
 from powerserve.storage.gguf import GGUFFile
 from tiny_models import TinyModel, write_tiny_model
 
 IsPacked = Callable[[Weight], bool]
-FloatArray = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
 FEATURES = 4
 
 
@@ -58,38 +59,6 @@ def describe(step: FusedLinear) -> str:
         "+ residual" if step.residual else "",
     )
     return " ".join(part for part in parts if part)
-
-
-def assert_sound(graph: Graph, steps: Sequence[Step]) -> None:
-    """Everything is computed once, after what it needs, and what is looked at is there."""
-    known = {graph.token_ids, graph.positions, graph.output_rows}
-    for step in steps:
-        assert known.issuperset(inputs_of(step))
-        assert known.isdisjoint(outputs_of(step))
-        known.update(outputs_of(step))
-    assert known.issuperset(graph.observed.values())
-    assert graph.logits in known
-    assert sum(map(num_nodes, steps)) == len(graph.nodes)
-
-
-def inputs_of(step: Step) -> list[Value]:
-    """What a step reads."""
-    if isinstance(step, FusedLinear):
-        return [step.x, *([] if step.residual is None else [step.residual])]
-    return list(step.inputs)
-
-
-def outputs_of(step: Step) -> tuple[Value, ...]:
-    """What a step makes."""
-    return (step.output,) if isinstance(step, Node) else step.outputs
-
-
-def num_nodes(step: Step) -> int:
-    """How many nodes of the graph a step stands for."""
-    if not isinstance(step, FusedLinear):
-        return 1
-    extra = (step.norm is not None, step.residual is not None, step.is_swiglu)
-    return len(step.linears) + sum(extra)
 
 
 LAYER = ["norm q+k+v", "output + residual", "norm swiglu(gate+up)", "down + residual"]
@@ -159,7 +128,46 @@ def test_whatever_is_observed_stays(tmp_path: Path) -> None:
     graph = graph_of(tmp_path, TinyModel("qwen2", num_layers=1))
     for node in graph.nodes:
         graph.observed["this"] = node.output
-        assert_sound(graph, fuse(graph, all_packed))
+        for with_attention in (False, True):
+            assert_sound(graph, fuse(graph, all_packed, with_attention=with_attention))
+
+
+@pytest.mark.parametrize("architecture", ["llama", "qwen2", "qwen3"])
+def test_attention_takes_the_rotations_in(tmp_path: Path, architecture: str) -> None:
+    graph = graph_of(tmp_path, TinyModel(architecture))
+    steps = fuse(graph, all_packed, with_attention=True)
+    assert_sound(graph, steps)
+    assert ropes_in(steps) == 0
+    made = [step for step in steps if isinstance(step, FusedAttention)]
+    nodes = [node for node in graph.nodes if isinstance(node.operation, Attention)]
+    assert [step.attention for step in made] == [node.operation for node in nodes]
+    maker = {node.output: node for node in graph.nodes}
+    for step, node in zip(made, nodes, strict=True):
+        q, k, v = node.inputs
+        assert step.inputs == (maker[q].inputs[0], maker[k].inputs[0], v)
+        assert step.rope == maker[q].operation
+
+
+def test_rotations_that_differ_or_are_looked_at_stay(tmp_path: Path) -> None:
+    graph = graph_of(tmp_path, TinyModel(num_layers=1))
+    (index,) = (i for i, node in enumerate(graph.nodes) if isinstance(node.operation, Attention))
+    q, k, _ = graph.nodes[index].inputs
+    for value in (q, k):
+        graph.observed = {"rotated": value}
+        assert ropes_in(fuse(graph, all_packed, with_attention=True)) == 2
+    graph.observed = {}
+    assert ropes_in(fuse(graph, all_packed, with_attention=True)) == 0
+    (place,) = (i for i, node in enumerate(graph.nodes) if node.output == k)
+    rope = graph.nodes[place].operation
+    assert isinstance(rope, Rope)
+    scaled = Rope(replace(rope.rope, freq_base=rope.rope.freq_base * 2))
+    graph.nodes[place] = replace(graph.nodes[place], operation=scaled)
+    assert ropes_in(fuse(graph, all_packed, with_attention=True)) == 2
+
+
+def ropes_in(steps: Sequence[Step]) -> int:
+    """Rotations that ggml computes."""
+    return sum(isinstance(step, Node) and isinstance(step.operation, Rope) for step in steps)
 
 
 def test_more_matrices_than_an_operation_takes() -> None:
@@ -216,58 +224,3 @@ def test_any_graph_means_the_same(case: tuple[Graph, IsPacked]) -> None:
     assert graph.logits is not None
     for value in (graph.logits, *graph.observed.values()):
         np.testing.assert_allclose(found[value], expected[value], rtol=1e-9, atol=1e-9)
-
-
-def evaluate(graph: Graph, steps: Sequence[Step]) -> Mapping[Value, FloatArray]:
-    """Every value that the steps make of two tokens."""
-    values = {graph.token_ids: np.zeros(2)}
-    for step in steps:
-        if isinstance(step, FusedLinear):
-            results = _fused_linear(step, values)
-        else:
-            results = [_operation(step, [values[each] for each in step.inputs])]
-        values |= zip(outputs_of(step), results, strict=True)
-    return values
-
-
-def _fused_linear(step: FusedLinear, values: Mapping[Value, FloatArray]) -> list[FloatArray]:
-    x = values[step.x] if step.norm is None else _normalised(step.norm, values[step.x])
-    results = [_product(linear, x) for linear in step.linears]
-    if step.is_swiglu:
-        results = [_swiglu(*results)]
-    if step.residual is not None:
-        results = [result + values[step.residual] for result in results]
-    return results
-
-
-def _operation(node: Node, inputs: list[FloatArray]) -> FloatArray:
-    match node.operation:
-        case Linear() as linear:
-            return _product(linear, *inputs)
-        case RMSNorm() as norm:
-            return _normalised(norm, *inputs)
-        case Add():
-            return inputs[0] + inputs[1]
-        case SwiGLU():
-            return _swiglu(*inputs)
-        case _:
-            return _numbers("rows", (2, FEATURES))
-
-
-def _product(linear: Linear, x: FloatArray) -> FloatArray:
-    product = x @ _numbers(linear.weight.name, linear.weight.shape).T
-    return product if linear.bias is None else product + _numbers(linear.bias.name, (FEATURES,))
-
-
-def _normalised(norm: RMSNorm, x: FloatArray) -> FloatArray:
-    mean = (x * x).mean(axis=1, keepdims=True)
-    return x / np.sqrt(mean + norm.eps) * _numbers(norm.weight.name, norm.weight.shape)
-
-
-def _swiglu(gate: FloatArray, up: FloatArray) -> FloatArray:
-    return gate / (1 + np.exp(-np.clip(gate, -500, 500))) * up
-
-
-def _numbers(name: str, shape: tuple[int, ...]) -> FloatArray:
-    """Always the same for a name; small, so that sums of sums stay small."""
-    return np.random.default_rng([*name.encode()]).normal(0, 0.5, shape)

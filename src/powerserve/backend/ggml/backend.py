@@ -25,7 +25,7 @@ from powerserve.backend.ggml.kernels.choice import (
     packable_types,
 )
 from powerserve.backend.ggml.kernels.library import KernelLibrary
-from powerserve.backend.ggml.kernels.measurement import faster_types
+from powerserve.backend.ggml.kernels.measurement import better_types
 from powerserve.backend.ggml.library import GgmlLibrary
 from powerserve.backend.ggml.locate import library_folder
 from powerserve.backend.ggml.placement import matrices
@@ -96,7 +96,7 @@ class GgmlBackend(Backend):
             return None
         dtypes = packable_types(kernels, matrices(graph, weights))
         if self.options.kernels is KernelChoice.AUTO:
-            dtypes = faster_types(self, kernels, dtypes)
+            dtypes = better_types(self, kernels, dtypes)
         return Packing(kernels, dtypes) if dtypes else None
 
     def interrupt(self) -> None:

@@ -124,11 +124,12 @@ class GgmlExecutable(Executable):
         self._custom = lowered.custom
         model.compute_buffer.place(lowered.graph)
         self._generation = model.compute_buffer.generation
-        self._token_ids = self._view(lowered.token_ids, np.int32)
-        self._positions = self._view(lowered.positions, np.int32)
-        self._cells = self._view(lowered.cells, np.int64)
-        self._masks = self._mask_views(self._view(lowered.masks, np.uint16))
-        self._output_rows = self._view(lowered.output_rows, np.int32)
+        inputs = lowered.inputs
+        self._token_ids = self._view(inputs.token_ids, np.int32)
+        self._positions = self._view(inputs.positions, np.int32)
+        self._cells = self._view(inputs.cells, np.int64)
+        self._masks = self._mask_views(self._view(inputs.masks, np.uint16))
+        self._output_rows = self._view(inputs.output_rows, np.int32)
         self._units = self._units_view(lowered.units)
         self._logits = self._logits_view(lowered.logits)
         self._observed = {

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from powerserve.backend.base import SliceShape, StepShape
+from powerserve.backend.base import StepShape
 from powerserve.backend.ggml.cache import GgmlCache
 from powerserve.backend.ggml.fusion import FusedAttention, FusedLinear, Step, fuse
-from powerserve.backend.ggml.kernels.attention import AttentionNodes, StepInputs, can_attend
+from powerserve.backend.ggml.graph_inputs import GraphInputs
+from powerserve.backend.ggml.kernels.attention import AttentionNodes, can_attend
 from powerserve.backend.ggml.kernels.custom import CustomNodes
 from powerserve.backend.ggml.kernels.products import ProductNodes
 from powerserve.backend.ggml.library import (
@@ -19,6 +20,7 @@ from powerserve.backend.ggml.library import (
     GgmlLibrary,
     Tensor,
 )
+from powerserve.backend.ggml.slice_attention import SliceAttention
 from powerserve.backend.ggml.weights import WeightStore
 from powerserve.core import dtypes
 from powerserve.core.config import ModelConfig, RopeScaling, RopeStyle
@@ -38,7 +40,6 @@ from powerserve.graph.ops import (
 
 GGML_NODES_PER_OPERATION = 8  # upper bound; attention needs the most, beside its slices
 GGML_NODES_PER_SLICE = 10
-CACHE_LINE_BYTES = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +48,7 @@ class LoweredGraph:
 
     context: int
     graph: int
-    token_ids: int  # I32 [tokens]
-    positions: int  # I32 [tokens]
-    cells: int  # I64 [tokens]
-    masks: int  # F16, one slice after the other, [cells, tokens]: 0 what a token sees, else -inf
-    output_rows: int  # I32 [outputs]
+    inputs: GraphInputs
     logits: int | None  # F32 [vocab, outputs]; None: the shape has none
     observed: dict[str, int]  # F32
     units: int | None  # F32 [rope dimensions, 1, tokens]: the unit vectors (1, 0), halves apart
@@ -89,13 +86,10 @@ class _Lowering:
         self._shape = shape
         self._context = library.new_context(size, num_graph_nodes=size)
         self._graph = library.new_graph_custom(self._context, size, False)
-        self._token_ids = self._input("token_ids", dtypes.I32, shape.num_tokens)
-        self._positions = self._input("positions", dtypes.I32, shape.num_tokens)
-        self._cells = self._input("cells", dtypes.I64, shape.num_tokens)
-        mask_size = sum(piece.num_cells * piece.num_tokens for piece in shape.slices)
-        self._masks = self._input("masks", dtypes.F16, mask_size)
-        self._output_rows = self._input("output_rows", dtypes.I32, shape.num_outputs)
-        self._join: int | None = None
+        self._inputs = inputs = GraphInputs.of(library, self._context, shape)
+        self._slice_attention = SliceAttention(
+            library, self._context, self._graph, config, cache, shape, inputs
+        )
         self._units: int | None = None
         self._turns: dict[Rope, int] = {}
         self._custom: CustomNodes | None = None
@@ -105,14 +99,13 @@ class _Lowering:
             self._custom = CustomNodes(library, kernels, self._context)
             self._products = ProductNodes(self._custom, weights)
             if can_attend(kernels, cache, config):
-                inputs = StepInputs(self._cells, self._masks)
                 self._attention_nodes = AttentionNodes(
                     self._custom, config, cache, shape.slices, inputs
                 )
         self._tensors: dict[Value, int] = {
-            graph.token_ids: self._token_ids,
-            graph.positions: self._positions,
-            graph.output_rows: self._output_rows,
+            graph.token_ids: inputs.token_ids,
+            graph.positions: inputs.positions,
+            graph.output_rows: inputs.output_rows,
         }
 
     def build(self, graph: Graph) -> LoweredGraph:
@@ -136,11 +129,7 @@ class _Lowering:
         return LoweredGraph(
             self._context,
             self._graph,
-            self._token_ids,
-            self._positions,
-            self._cells,
-            self._masks,
-            self._output_rows,
+            self._inputs,
             logits,
             observed,
             self._units,
@@ -171,7 +160,7 @@ class _Lowering:
                 )
                 self._library.set_input(self._units)
             halves = replace(rope, rope=replace(rope.rope, style=RopeStyle.HALF_SPLIT))
-            self._turns[rope] = self._rope(halves, self._units, self._positions)
+            self._turns[rope] = self._rope(halves, self._units, self._inputs.positions)
         return self._turns[rope]
 
     def _lower(self, node: Node) -> int:
@@ -193,7 +182,7 @@ class _Lowering:
             case Rope() as rope:
                 tensor = self._rope(rope, *inputs)
             case Attention() as attention:
-                tensor = self._attention(attention, *inputs)
+                tensor = self._slice_attention.add(attention, *inputs)
             case Add():
                 tensor = library.add(context, *inputs)
             case SwiGLU():
@@ -240,112 +229,4 @@ class _Lowering:
             rope.beta_fast,
             rope.beta_slow,
         )
-        return tensor
-
-    def _attention(self, operation: Attention, q: int, k: int, v: int) -> int:
-        """Store K and V, then let each slice attend to the cells of its own range."""
-        library, context = self._library, self._context
-        config, num_tokens = self._config, self._shape.num_tokens
-        keys, values = self._cache.keys[operation.layer], self._cache.values[operation.layer]
-        for target, rows in ((keys, k), (values, v)):
-            token_bytes = Tensor.from_address(rows).nb[2]
-            flat = library.view_2d(context, rows, config.kv_dim, num_tokens, token_bytes, 0)
-            stored = library.set_rows(context, target, flat, self._cells)
-            library.build_forward_expand(self._graph, stored)
-        return self._ggml_attention(operation.scale, q, keys, values)
-
-    def _ggml_attention(self, scale: float, q: int, keys: int, values: int) -> int:
-        """An operation for each slice."""
-        library, context = self._library, self._context
-        width = self._config.num_heads * self._config.head_dim
-        attended = []
-        start = mask_start = 0
-        for piece in self._shape.slices:
-            mixed = library.flash_attn_ext(
-                context,
-                self._queries(q, start, piece.num_tokens),
-                self._visible(keys, piece),
-                self._visible(values, piece),
-                self._mask(piece, mask_start),
-                scale,
-                0.0,  # ALiBi slope: unused
-                0.0,  # logit soft cap: unused
-            )
-            attended.append(library.reshape_2d(context, mixed, width, piece.num_tokens))
-            start += piece.num_tokens
-            mask_start += piece.num_cells * piece.num_tokens
-        return attended[0] if len(attended) == 1 else self._joined(attended, width)
-
-    def _mask(self, piece: SliceShape, start: int) -> int:
-        row_bytes = dtypes.F16.size_bytes(piece.num_cells)
-        offset = dtypes.F16.size_bytes(start)
-        tensor: int = self._library.view_2d(
-            self._context, self._masks, piece.num_cells, piece.num_tokens, row_bytes, offset
-        )
-        return tensor
-
-    def _queries(self, q: int, start: int, num_tokens: int) -> int:
-        """Tokens start … start + num_tokens of q [head_dim, heads, tokens], heads last."""
-        head_bytes, token_bytes = Tensor.from_address(q).nb[1:3]
-        rows = self._library.view_3d(
-            self._context,
-            q,
-            self._config.head_dim,
-            self._config.num_heads,
-            num_tokens,
-            head_bytes,
-            token_bytes,
-            start * token_bytes,
-        )
-        tensor: int = self._library.permute(self._context, rows, 0, 2, 1, 3)
-        return tensor
-
-    def _visible(self, stored: int, piece: SliceShape) -> int:
-        """A range of cells of a layer's keys or values, as [head_dim, cells, kv_heads]."""
-        config, cache = self._config, self._cache
-        tensor: int = self._library.view_3d(
-            self._context,
-            stored,
-            config.head_dim,
-            piece.num_cells,
-            config.num_kv_heads,
-            cache.row_bytes,
-            cache.dtype.size_bytes(config.head_dim),
-            piece.first_cell * cache.row_bytes,
-        )
-        return tensor
-
-    def _joined(self, parts: list[int], width: int) -> int:
-        """The slices' results one after another, copied into the tensor all layers share."""
-        library, context = self._library, self._context
-        row_bytes = dtypes.F32.size_bytes(width)
-        if self._join is None:
-            self._join = self._input("attended", dtypes.F32, width, self._shape.num_tokens)
-        start = 0
-        for part, piece in zip(parts, self._shape.slices, strict=True):
-            place = library.view_2d(
-                context, self._join, width, piece.num_tokens, row_bytes, start * row_bytes
-            )
-            library.build_forward_expand(self._graph, library.cpy(context, part, place))
-            start += piece.num_tokens
-        return self._join
-
-    def _input(self, name: str, dtype: dtypes.DType, *dimensions: int) -> int:
-        """A tensor that every step writes.
-
-        Vectors are views of vectors padded to a cache line: ggml aligns to 32 bytes only, and what
-        lies behind a 4-byte input would have every 64-byte store of AVX-512 and AMX cut in two.
-        """
-        library, context = self._library, self._context
-        tensor: int
-        if len(dimensions) == 2:
-            tensor = library.new_tensor_2d(context, dtype.ggml_id, *dimensions)
-            library.set_input(tensor)
-        else:
-            (length,) = dimensions
-            line = CACHE_LINE_BYTES // dtype.block_bytes
-            padded = library.new_tensor_1d(context, dtype.ggml_id, -(-length // line) * line)
-            library.set_input(padded)
-            tensor = library.view_1d(context, padded, length, 0)
-        library.set_name(tensor, name.encode())
         return tensor

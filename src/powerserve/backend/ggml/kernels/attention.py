@@ -5,11 +5,11 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Sequence
 from ctypes import c_int32
-from dataclasses import dataclass
 
 from powerserve.backend.base import SliceShape
 from powerserve.backend.ggml.cache import GgmlCache
 from powerserve.backend.ggml.fusion import FusedAttention
+from powerserve.backend.ggml.graph_inputs import GraphInputs
 from powerserve.backend.ggml.kernels.custom import CustomNodes
 from powerserve.backend.ggml.kernels.library import (
     AttentionSpec,
@@ -28,14 +28,6 @@ def can_attend(kernels: KernelLibrary, cache: GgmlCache, config: ModelConfig) ->
     return cache.dtype == dtypes.F16 and bool(kernels.can_attend(config.head_dim, heads_per_kv))
 
 
-@dataclass(frozen=True, slots=True)
-class StepInputs:
-    """What attention reads of a step (ggml tensors)."""
-
-    cells: int  # I64 [tokens]
-    masks: int  # F16, one slice after the other
-
-
 class AttentionNodes:
     """Attention over `cache` for the sequences of one step shape."""
 
@@ -45,7 +37,7 @@ class AttentionNodes:
         config: ModelConfig,
         cache: GgmlCache,
         slices: Sequence[SliceShape],
-        inputs: StepInputs,
+        inputs: GraphInputs,
     ) -> None:
         self._nodes = nodes
         self._config = config

@@ -43,7 +43,7 @@ COMMANDS = {
     "cos-sim": "compare two lists of numbers",
     "deploy": "run on a phone that is attached",
     "doctor": "say what is in use on this machine and what would help",
-    "build-native": "build ggml for this machine",
+    "build-native": "build ggml and our own kernels for this machine",
 }
 
 INTERRUPTED = 130  # the shell's status for a program ended by Ctrl-C

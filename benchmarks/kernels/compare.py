@@ -17,7 +17,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from contestants import KERNELS, Contestant, LineProcess, peer_contestant, powerserve_contestants
+from contestants import Contestant, LineProcess, peer_contestant, powerserve_contestants
+from flags import count, kernel_choices
 from memory import MEMORY, memory_reader
 from models import Model
 from rounds import Test, awake, say, take_turns
@@ -61,21 +62,18 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument(
         "--kernels",
-        type=lambda text: text.split(","),
+        type=kernel_choices,
         default=["native", "ggml"],
-        help="PowerServe's; the first are compared with all others; default: native,ggml",
+        help="PowerServe's; the others are compared with the first; default: native,ggml",
     )
     parser.add_argument("--wheel", action="store_true", help="PowerServe with ggml's wheel, too")
-    parser.add_argument("--rounds", type=_count, default=5)
-    parser.add_argument("-p", "--prefill", type=_count, default=MAX_PREFILL, help="tokens")
-    parser.add_argument("-n", "--decode", type=_count, default=32, help="tokens of a turn")
-    parser.add_argument("-t", "--threads", type=_count, default=default_threads())
+    parser.add_argument("--rounds", type=count, default=5)
+    parser.add_argument("-p", "--prefill", type=count, default=MAX_PREFILL, help="tokens")
+    parser.add_argument("-n", "--decode", type=count, default=32, help="tokens of a turn")
+    parser.add_argument("-t", "--threads", type=count, default=default_threads())
     parser.add_argument("--seed", type=int, default=1, help="of the order of the turns")
     parser.add_argument("--json", type=Path, help="write every duration to this file")
     arguments = parser.parse_args()
-    for name in arguments.kernels:
-        if name not in KERNELS:
-            parser.error(f"there are no kernels {name!r}; choose from {', '.join(KERNELS)}")
     if arguments.prefill > MAX_PREFILL:
         parser.error(f"-p is the size of one step: at most {MAX_PREFILL}")
     return arguments
@@ -183,12 +181,6 @@ def list_tests(
             for size in SIZES
         ),
     ]
-
-
-def _count(text: str) -> int:
-    if (number := int(text)) < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, not {number}")
-    return number
 
 
 if __name__ == "__main__":

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from powerserve.engine.model_files import ModelFiles
@@ -25,7 +27,7 @@ class Model:
 
     name: str
     path: str
-    matrix_bytes: int  # of the weights that a step multiplies with, as they lie in the file
+    matrix_bytes_by_role: Mapping[str, int]  # what a step multiplies with, as it lies in the file
     text_ids: tuple[int, ...]  # TEXT, whose continuations are compared
 
     @classmethod
@@ -34,13 +36,24 @@ class Model:
         source = locate_model(reference)
         with GGUFFile.open(source.weights) as weights:
             graph = ModelFiles.read(source, weights).graph
-            size_bytes = sum(weights.tensors[name].size_bytes for name in matrix_names(graph))
+            sizes: Counter[str] = Counter()
+            for name in matrix_names(graph):
+                sizes[_role(name)] += weights.tensors[name].size_bytes
             tokenizer = Tokenizer.from_metadata(weights.metadata)
-            return cls(source.name, str(source.weights), size_bytes, tuple(tokenizer.encode(TEXT)))
+            return cls(source.name, str(source.weights), sizes, tuple(tokenizer.encode(TEXT)))
+
+    @property
+    def matrix_bytes(self) -> int:
+        """Of all matrices that a step multiplies with."""
+        return sum(self.matrix_bytes_by_role.values())
 
 
 def matrix_names(graph: Graph) -> set[str]:
-    """The weights that steps multiply with: all that grows with the model, but the embedding."""
-    return {
-        node.operation.weight.name for node in graph.nodes if isinstance(node.operation, Linear)
-    }
+    """The weights that a step multiplies with; embeddings that are only looked up do not count."""
+    operations = (node.operation for node in graph.nodes)
+    return {operation.weight.name for operation in operations if isinstance(operation, Linear)}
+
+
+def _role(name: str) -> str:
+    """`blk.3.ffn_down.weight` -> `ffn_down`"""
+    return name.removesuffix(".weight").rpartition(".")[2]

@@ -1,0 +1,148 @@
+"""Instructions of our kernels by the weights they read: what they can reach at best.
+
+    python instructions.py [LIBRARY] [--columns 1,4,16,32] > instructions.md
+
+Counts a product of a matrix with so many columns, on one thread, for every instruction set that
+this processor has. See README.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from ctypes import addressof
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from flags import counts
+from rounds import say
+from single_step import count_instructions
+
+from powerserve.backend.ggml.kernels.library import Flag, KernelLibrary, LinearSpec
+from powerserve.backend.ggml.kernels.locate import kernel_library
+from powerserve.backend.ggml.library import Tensor
+from powerserve.cli.markdown import markdown_table
+from powerserve.core import dtypes
+from powerserve.core.dtypes import DType
+from powerserve.core.errors import PowerServeError
+
+TYPES = (dtypes.Q4_0, dtypes.Q4_K, dtypes.Q6_K, dtypes.Q8_0)
+IN_FEATURES = 512
+ROWS = 32  # two panels, as tiles want them
+LINE = 64  # bytes, of a cache line and of the panels' alignment
+
+
+@dataclass(frozen=True, slots=True)
+class Product:
+    """A matrix of zeros times columns of zeros: numbers do not change the instructions."""
+
+    kernels: KernelLibrary
+    dtype: DType
+    rows: int
+    columns: int
+
+    @property
+    def packed_bytes(self) -> int:
+        """Bytes of the matrix as the kernels read it."""
+        return self.kernels.packed_size(self.dtype, (self.rows, IN_FEATURES))
+
+    def call(self) -> Callable[[], object]:
+        """What multiplies, with the activations prepared where ggml's graph would have it so."""
+        kernels, columns = self.kernels, self.columns
+        spec = LinearSpec(num_weights=1, in_features=IN_FEATURES)
+        spec.types[0], spec.rows[0] = self.dtype.ggml_id, self.rows
+        x = np.zeros((columns, IN_FEATURES), np.float32)
+        matrix = _aligned(self.packed_bytes)
+        result = np.zeros((columns, self.rows), np.float32)
+        if columns > kernels.max_unprepared():
+            spec.flags = int(Flag.PREPARED)
+            x = _aligned(kernels.prepared_bytes(IN_FEATURES, columns))
+        tensors = [_tensor(array) for array in (result, x, matrix)]
+        tensors[0].src[0], tensors[0].src[1] = map(addressof, tensors[1:])
+        arguments = (addressof(tensors[0]), 0, 1, addressof(spec))
+        keep = (result, x, matrix, tensors, spec)
+        return lambda keep=keep: kernels.op_linear(*arguments)
+
+
+def main() -> None:
+    """Print a table for every instruction set."""
+    arguments = parse_arguments()
+    try:
+        print_tables(open_kernels(arguments.library), arguments.columns)
+    except PowerServeError as error:
+        raise SystemExit(f"error: {error}") from None
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+
+
+def parse_arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "library", nargs="?", type=Path, help="default: what `powerserve build-native` made"
+    )
+    parser.add_argument(
+        "--columns",
+        type=counts,
+        default=(1, 4, 16, 32),
+        help="numbers of activation columns; default: 1,4,16,32",
+    )
+    if sys.platform != "linux":
+        parser.error("instructions are counted with Linux's ptrace")
+    return parser.parse_args()
+
+
+def open_kernels(path: Path | None) -> KernelLibrary:
+    """The library to look at; exits if there is none."""
+    path = path or kernel_library()
+    if path is None:
+        raise SystemExit("there are no kernels; make them with `powerserve build-native`")
+    return KernelLibrary(path)
+
+
+def print_tables(kernels: KernelLibrary, columns: Sequence[int]) -> None:
+    """Instructions for each 64 bytes of weights."""
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # a step wakes two processes in turn
+    print(f"# Instructions for each {LINE} bytes of packed weights\n")
+    for name in kernels.instruction_sets:
+        kernels.use(name)
+        print(markdown_table(_rows(kernels, columns)) + "\n", flush=True)
+
+
+def _rows(kernels: KernelLibrary, columns: Sequence[int]) -> Iterator[list[str]]:
+    yield [f"{kernels.instruction_set}, columns:", *map(str, columns)]
+    for dtype in TYPES:
+        say(f"{kernels.instruction_set}, {dtype}\n")
+        yield [str(dtype), *(f"{_per_line(kernels, dtype, each):.1f}" for each in columns)]
+
+
+def _per_line(kernels: KernelLibrary, dtype: DType, columns: int) -> float:
+    """What more rows cost more: the call itself and what is done with the columns fall away."""
+    small, large = (Product(kernels, dtype, rows, columns) for rows in (ROWS, 2 * ROWS))
+    more = count_instructions(large.call()) - count_instructions(small.call())
+    return more / (large.packed_bytes - small.packed_bytes) * LINE
+
+
+def _aligned(size: int) -> npt.NDArray[np.uint8]:
+    memory = np.zeros(size + LINE, np.uint8)
+    start = -memory.ctypes.data % LINE
+    return memory[start : start + size]
+
+
+def _tensor(array: npt.NDArray[np.float32] | npt.NDArray[np.uint8]) -> Tensor:
+    """A ggml tensor of an array's memory."""
+    tensor = Tensor(data=array.ctypes.data)
+    ne = [*array.shape[::-1], 1, 1, 1][:4]
+    stride = array.itemsize
+    for axis, size in enumerate(ne):
+        tensor.ne[axis], tensor.nb[axis] = size, stride
+        stride *= size
+    return tensor
+
+
+if __name__ == "__main__":
+    main()

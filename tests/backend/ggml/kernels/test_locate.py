@@ -105,6 +105,15 @@ def test_a_missing_file_in_the_environment_is_an_error(
         locate.kernel_library()
 
 
+def test_the_users_file_may_be_named_from_where_the_user_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library = make_library(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(locate.ENVIRONMENT_VARIABLE, library.name)
+    assert locate.kernel_library() == library
+
+
 def test_the_newest_build_that_fits_is_used(cache: Path) -> None:
     key = own_key()
     newest = make_build(cache, f"{key}-bbbb")

@@ -97,7 +97,7 @@ def _library_beside(ggml_folder: Path) -> Path | None:
 def _named_library(chosen: str) -> Path:
     library = Path(chosen).expanduser()
     if library.is_file():
-        return library
+        return library.absolute()  # a bare name would be looked for in the system's folders
     raise BackendError(
         f"{ENVIRONMENT_VARIABLE} is {chosen}, but there is no such file; correct it or unset it"
     )

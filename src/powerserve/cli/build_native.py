@@ -2,8 +2,8 @@
 
 The prebuilt ggml runs on any x86-64 processor of the last ten years. One compiled here also uses
 AVX-512 and AMX, which speeds prefill up; it takes a minute or two. The kernels multiply quantised
-matrices faster than ggml does, and take some ten seconds. Both need a C++ compiler and are used
-from then on.
+matrices, where they are faster than ggml's; they take some seconds. Both need a C++ compiler and
+are used from then on.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Compile the kernels (native/kernels) with the system's C++ compiler, into the user's cache.
 
-Every instruction set of the architecture is compiled, the library chooses when it runs. It is tried
-in a child process before it is put in place.
+All instruction sets of the architecture are compiled; the library chooses when it is loaded. It is
+tried in a child process before it is put in place.
 """
 
 from __future__ import annotations

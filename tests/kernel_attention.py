@@ -99,10 +99,10 @@ class AttentionExecution:
         self._kernels = kernels
         self._shape = case.q.shape
         self._num_threads = num_threads
-        self._spec = _spec(case)
+        self._spec = attention_spec(case)
         self._result = GuardedColumns(1, kernels.attention_floats(byref(self._spec)))
         flat = (len(case.keys), -1)
-        self._arrays = [case.q, case.keys.reshape(flat), case.values.reshape(flat), _masks(case)]
+        self._arrays = [case.q, case.keys.reshape(flat), case.values.reshape(flat), masks_of(case)]
         self._tensors = [tensor_of(each) for each in self._arrays]
         set_sources(self._result.tensor, self._tensors)
 
@@ -119,7 +119,8 @@ class AttentionExecution:
         return lambda ith, nth: self._kernels.op_attention(addresses[0], ith, nth, addresses[1])
 
 
-def _spec(case: Attention) -> AttentionSpec:
+def attention_spec(case: Attention) -> AttentionSpec:
+    """The operation's user data."""
     num_tokens, num_heads, head_dim = case.q.shape
     num_kv_heads = case.keys.shape[1]
     spec = AttentionSpec(scale=case.scale, num_slices=len(case.sequences))
@@ -139,6 +140,7 @@ def _slices(case: Attention) -> list[SliceSpec]:
     return slices
 
 
-def _masks(case: Attention) -> HalfArray:
+def masks_of(case: Attention) -> HalfArray:
+    """Those of all sequences, one after the other."""
     visible = np.concatenate([each.visible.ravel() for each in case.sequences])
     return np.where(visible, 0, -np.inf).astype(np.float16)

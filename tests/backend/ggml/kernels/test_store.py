@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from ctypes import addressof
-from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
 
-from error_bounds import ROUNDING, SMALLEST_NORMAL, Bounded, assert_within
 from kernel_attention import HalfArray
 from kernel_calls import (
     GuardedColumns,
@@ -17,43 +15,9 @@ from kernel_calls import (
     set_sources,
     tensor_of,
 )
+from kernel_store import NUM_CELLS, UNTOUCHED, Store, assert_stored, random_store, turns
 from kernel_weights import FloatArray
 from powerserve.backend.ggml.kernels.library import KernelLibrary, StoreSpec
-
-NUM_CELLS = 50
-UNTOUCHED = np.float16(-7.5)
-
-
-@dataclass(frozen=True, eq=False)
-class Store:
-    """Some tokens' queries, keys and values [tokens, heads, head_dim], and where they go."""
-
-    q: FloatArray = field(repr=False)
-    k: FloatArray = field(repr=False)
-    v: FloatArray = field(repr=False)
-    angles: FloatArray = field(repr=False)  # [tokens, pairs]
-    cells: tuple[int, ...]
-    is_half_split: bool = True
-
-
-def random_store(
-    rng: np.random.Generator,
-    num_tokens: int,
-    *,
-    dim: int = 64,
-    rope_dim: int = 64,
-    is_half_split: bool = True,
-) -> Store:
-    """Six query heads and two of keys and values, beside each other as one product leaves them."""
-    qkv = rng.standard_normal((num_tokens, 10, dim)).astype(np.float32)
-    angles = rng.uniform(-np.pi, np.pi, (num_tokens, rope_dim // 2)).astype(np.float32)
-    cells = tuple(int(cell) for cell in rng.permutation(NUM_CELLS)[:num_tokens])
-    return Store(qkv[:, :6], qkv[:, 6:8], qkv[:, 8:], angles, cells, is_half_split)
-
-
-def turns(store: Store) -> FloatArray:
-    """Cosines of all pairs, then sines: [tokens, rope_dim]."""
-    return np.concatenate([np.cos(store.angles), np.sin(store.angles)], axis=1)
 
 
 def run(
@@ -75,38 +39,10 @@ def run(
     return result.values[0].reshape(store.q.shape).copy(), keys, values
 
 
-def rotated(store: Store, x: FloatArray) -> Bounded:
-    """Queries or keys, turned as pairs of numbers. Source: RoFormer, arXiv:2104.09864."""
-    pairs = store.angles.shape[1]
-    first, second = np.arange(pairs), np.arange(pairs) + pairs
-    if not store.is_half_split:
-        first, second = 2 * np.arange(pairs), 2 * np.arange(pairs) + 1
-    cos, sin = (each.astype(np.float64)[:, None] for each in np.split(turns(store), 2, axis=1))
-    a, b = x[..., first].astype(np.float64), x[..., second].astype(np.float64)
-    value, error = x.astype(np.float64), np.zeros(x.shape)
-    value[..., first], value[..., second] = a * cos - b * sin, a * sin + b * cos
-    error[..., first] = 2 * ROUNDING * (np.abs(a * cos) + np.abs(b * sin)) + SMALLEST_NORMAL
-    error[..., second] = 2 * ROUNDING * (np.abs(a * sin) + np.abs(b * cos)) + SMALLEST_NORMAL
-    return Bounded(value, error)
-
-
 def check(kernels: KernelLibrary, store: Store, num_threads: int = 1) -> None:
     """All instruction sets rotate within rounding, and round to the nearest float16."""
-    others = [cell for cell in range(NUM_CELLS) if cell not in store.cells]
-    wanted = rotated(store, store.k)
-    low, high = (
-        (wanted.value + sign * wanted.error).astype(np.float32).astype(np.float16)
-        for sign in (-1, 1)
-    )
     for name in each_instruction_set(kernels):
-        q, keys, values = run(kernels, store, num_threads)
-        assert_within(q, rotated(store, store.q), name)
-        stored = keys[list(store.cells)]
-        assert ((low <= stored) & (stored <= high)).all(), name
-        expected = store.v.astype(np.float16)
-        np.testing.assert_array_equal(values[list(store.cells)], expected, err_msg=name)
-        assert (keys[others] == UNTOUCHED).all(), name
-        assert (values[others] == UNTOUCHED).all(), name
+        assert_stored(store, *run(kernels, store, num_threads), name)
 
 
 @pytest.mark.parametrize("is_half_split", [True, False])

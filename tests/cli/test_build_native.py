@@ -101,6 +101,16 @@ def test_a_missing_compiler_is_said_once(monkeypatch: pytest.MonkeyPatch, capsys
     assert capsys.readouterr().err.count("there is no C++ compiler (no-such-compiler)") == 1
 
 
+def test_a_cache_that_cannot_be_written_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "c++"))  # a file
+    assert status_of("build-native") == 2
+    errors = capsys.readouterr().err
+    for folder in ("ggml", "kernels"):
+        assert f"{tmp_path / 'c++' / 'powerserve' / folder} cannot be written: " in errors
+
+
 def test_kernels_of_the_users_choice_come_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:

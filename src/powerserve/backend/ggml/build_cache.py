@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from powerserve.backend.ggml.locate import RECORD
+from powerserve.core.errors import BackendError
 from powerserve.storage import atomic
 from powerserve.storage.lock import exclusive_lock
 
@@ -25,13 +26,19 @@ def make_once(
     """Let `make` fill the folder `target` unless it is there (or always: `force`).
 
     `waiting` is called if another process is making a build beside it.
+
+    Raises:
+        BackendError: files cannot be written there.
     """
     root = target.parent
-    with exclusive_lock(root / LOCK, waiting=waiting):
-        if force or not (target / RECORD).exists():
-            remove_leftovers(root)
-            with atomic.new_folder(target) as folder:
-                make(folder)
+    try:
+        with exclusive_lock(root / LOCK, waiting=waiting):
+            if force or not (target / RECORD).exists():
+                remove_leftovers(root)
+                with atomic.new_folder(target) as folder:
+                    make(folder)
+    except OSError as error:
+        raise BackendError(f"{root} cannot be written: {error}; set XDG_CACHE_HOME") from None
 
 
 def write_record(folder: Path, record: Mapping[str, Any]) -> None:

@@ -13,10 +13,16 @@ constexpr int CELLS_AT_ONCE = 64;
 constexpr uint16_t HIDDEN = 0xfc00;  // minus infinity in a mask
 constexpr float LOWEST = -1e30f;
 
-inline bool is_any_visible(const uint16_t * mask, int64_t cells) {
-    uint32_t differences = 0;
-    for (int64_t i = 0; i < cells; i++) differences |= mask[i] ^ HIDDEN;
-    return differences != 0;
+// Where the visible cells that begin with `first` end; at `stop` at the latest.
+inline int64_t end_of_visible(const uint16_t * mask, int64_t first, int64_t stop) {
+    uint16_t nearest = 0xffff;  // to HIDDEN
+    for (int64_t i = first; i < stop; i++) {
+        const uint16_t difference = mask[i] ^ HIDDEN;
+        nearest = difference < nearest ? difference : nearest;
+    }
+    if (nearest != 0) return stop;
+    while (mask[first] != HIDDEN) first++;
+    return first;
 }
 
 // Of one token: HEADS query heads that share a head of keys and values.
@@ -41,10 +47,11 @@ template <class Simd, int HEADS> struct TokenAttention {
         }
     }
 
-    void see(int64_t first, int64_t cells, const uint16_t * mask) {
+    // Up to CELLS_AT_ONCE cells, all of them visible.
+    void see(int64_t first, int64_t cells) {
         score(task.keys + first * task.cell_bytes, cells);
         float factors[HEADS];
-        for (int h = 0; h < HEADS; h++) factors[h] = weigh(h, cells, mask);
+        for (int h = 0; h < HEADS; h++) factors[h] = weigh(h, cells);
         mix(task.values + first * task.cell_bytes, cells, factors);
     }
 
@@ -63,17 +70,12 @@ template <class Simd, int HEADS> struct TokenAttention {
     }
 
     // Scores become weights; what earlier cells are to be multiplied with comes back.
-    float weigh(int h, int64_t cells, const uint16_t * mask) {
+    float weigh(int h, int64_t cells) {
         float * scores = weights[h];
         float most = largest[h];
-        for (int64_t i = 0; i < cells; i++) {
-            scores[i] = mask[i] == HIDDEN ? LOWEST : scores[i];
-            most = scores[i] > most ? scores[i] : most;
-        }
+        for (int64_t i = 0; i < cells; i++) most = scores[i] > most ? scores[i] : most;
         const float factor = exponential(largest[h] - most);
-        for (int64_t i = 0; i < cells; i++) {
-            scores[i] = mask[i] == HIDDEN ? 0 : exponential(scores[i] - most);
-        }
+        for (int64_t i = 0; i < cells; i++) scores[i] = exponential(scores[i] - most);
         float total = 0;
         for (int64_t i = 0; i < cells; i++) total += scores[i];
         sum[h] = sum[h] * factor + total;
@@ -122,10 +124,16 @@ template <class Simd, int HEADS> void attend_heads(const Attention & task, int64
         const float * q = task.q + token * task.q_token_stride + first_head * task.q_head_stride;
         TokenAttention<Simd, HEADS> attention(task, q);
         const uint16_t * mask = task.mask + token * task.mask_stride;
-        for (int64_t cell = task.first_cell; cell < task.last_cell; cell += CELLS_AT_ONCE) {
+        for (int64_t cell = task.first_cell; cell < task.last_cell;) {
+            if (mask[cell] == HIDDEN) {
+                cell++;
+                continue;
+            }
             const int64_t left = task.last_cell - cell;
-            const int64_t cells = left < CELLS_AT_ONCE ? left : CELLS_AT_ONCE;
-            if (is_any_visible(mask + cell, cells)) attention.see(cell, cells, mask + cell);
+            const int64_t most = left < CELLS_AT_ONCE ? left : CELLS_AT_ONCE;
+            const int64_t end = end_of_visible(mask, cell, cell + most);
+            attention.see(cell, end - cell);
+            cell = end;
         }
         attention.finish(token, first_head);
     }

@@ -23,7 +23,10 @@ constexpr int64_t TILE_ROWS = 16;
 constexpr uint16_t HIDDEN = 0xfc00;
 constexpr float LOWEST = -1e30f;
 
-enum class Visibility { NONE, SOME, ALL };
+// Cells of a block, a bit for each.
+struct Visible {
+    uint64_t to_any = 0, to_all = ~0ull;
+};
 
 struct Sizes {
     int64_t rows, tiles, depth;  // query rows, tiles of them, tiles along the head's dimensions
@@ -114,18 +117,19 @@ inline void transpose(__m512i (&r)[16]) {
     }
 }
 
-// Keys and values of cells first ... first + cells - 1; what is missing of the block becomes zero.
+// Keys and values of the cells from `first` on. Those that no token sees become zeros: they may hold
+// what is not a number, and no weight of zero would make that vanish.
 void load_cells(
     const Attention & task, const Sizes & sizes, const Memory & memory, int64_t first,
-    int64_t cells) {
+    uint64_t visible) {
     for (int64_t part = 0; part < CELLS / 16; part++) {
         for (int64_t depth = 0; depth < sizes.depth; depth++) {
             __m512i rows[16];
             for (int64_t i = 0; i < 16; i++) {
                 const int64_t cell = 16 * part + i;
                 const uint8_t * key = task.keys + (first + cell) * task.cell_bytes + 64 * depth;
-                rows[i] = cell < cells ? row_of(load_half(key), load_half(key + 32))
-                                       : _mm512_setzero_si512();
+                rows[i] = visible >> cell & 1 ? row_of(load_half(key), load_half(key + 32))
+                                              : _mm512_setzero_si512();
             }
             transpose(rows);
             uint8_t * tile = memory.keys + (part * sizes.depth + depth) * TILE_BYTES;
@@ -138,24 +142,31 @@ void load_cells(
                          cell / 2 % TILE_ROWS * LINE;
         for (int64_t i = 0; i < 2 * sizes.depth; i++) {
             const __m512 zero = _mm512_setzero_ps();
-            const __m512 even = cell < cells ? load_half(value + 32 * i) : zero;
+            const __m512 even = visible >> cell & 1 ? load_half(value + 32 * i) : zero;
             const __m512 odd =
-                cell + 1 < cells ? load_half(value + task.cell_bytes + 32 * i) : zero;
+                visible >> cell & 2 ? load_half(value + task.cell_bytes + 32 * i) : zero;
             store_pair(tile + i * TILE_BYTES, even, odd);
         }
     }
 }
 
-Visibility visibility(const Attention & task, int64_t first, int64_t cells) {
-    bool any = false, all = cells == CELLS;
+Visible find_visible(const Attention & task, int64_t first, int64_t cells) {
+    const uint64_t there = cells == CELLS ? ~0ull : (1ull << cells) - 1;
+    const __m512i hidden = _mm512_set1_epi16(static_cast<int16_t>(HIDDEN));
+    Visible visible;
     for (int64_t token = 0; token < task.num_tokens; token++) {
         const uint16_t * mask = task.mask + token * task.mask_stride + first;
-        for (int64_t i = 0; i < cells; i++) {
-            any |= mask[i] != HIDDEN;
-            all &= mask[i] != HIDDEN;
+        uint64_t bits = 0;
+        for (int64_t half = 0; half < 2; half++) {
+            const __mmask32 wanted = static_cast<__mmask32>(there >> (32 * half));
+            const __m512i row = _mm512_maskz_loadu_epi16(wanted, mask + 32 * half);
+            const uint64_t found = _mm512_mask_cmpneq_epi16_mask(wanted, row, hidden);
+            bits |= found << (32 * half);
         }
+        visible.to_any |= bits;
+        visible.to_all &= bits;
     }
-    return all ? Visibility::ALL : any ? Visibility::SOME : Visibility::NONE;
+    return visible;
 }
 
 // Scores of one tile of rows: [16][CELLS].
@@ -282,12 +293,12 @@ void attend_tiles(const Attention & task, void * scratch) {
     alignas(64) uint8_t weights[2 * TILE_BYTES];
     for (int64_t first = task.first_cell; first < task.last_cell; first += CELLS) {
         const int64_t left = task.last_cell - first, cells = left < CELLS ? left : CELLS;
-        const Visibility visible = visibility(task, first, cells);
-        if (visible == Visibility::NONE) continue;
-        load_cells(task, sizes, memory, first, cells);
+        const Visible visible = find_visible(task, first, cells);
+        if (visible.to_any == 0) continue;
+        load_cells(task, sizes, memory, first, visible.to_any);
         for (int64_t tile = 0; tile < sizes.tiles; tile++) {
             score(sizes, memory, tile, scores);
-            if (visible == Visibility::SOME) hide(task, sizes, tile, first, cells, scores);
+            if (visible.to_all != ~0ull) hide(task, sizes, tile, first, cells, scores);
             weigh(task, memory, tile, scores, weights);
             mix(task, sizes, memory, tile, weights);
         }

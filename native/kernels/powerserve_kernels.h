@@ -107,5 +107,7 @@ PSK_API int32_t psk_can_attend(int64_t head_dim, int64_t heads_per_kv);
 PSK_API size_t psk_attention_floats(const PskAttention * attention);
 // dst: float32 [psk_attention_floats], of which [heads * head_dim, T] come first. Sources: q float32
 // [head_dim, heads, T]; keys and values float16 [kv_heads * head_dim, cells]; the masks of all slices
-// one after the other, float16: minus infinity hides a cell, anything else shows it.
+// one after the other, float16: minus infinity hides a cell, anything else shows it. What is in cells
+// that no token of a slice sees does not matter; what is infinite or not a number in one that some
+// tokens see may spoil the others' results, too.
 PSK_API void psk_op_attention(ggml_tensor * dst, int ith, int nth, void * attention);

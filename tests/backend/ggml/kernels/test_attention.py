@@ -91,16 +91,16 @@ def test_a_token_that_sees_nothing_gets_nothing(kernels: KernelLibrary) -> None:
             assert result[0].any(), name
 
 
+@pytest.mark.parametrize("number", [-60000, np.inf, np.nan], ids=str)
 @pytest.mark.parametrize("num_tokens", [1, 4, 24])
-def test_hidden_cells_change_no_bit(kernels: KernelLibrary, num_tokens: int) -> None:
+def test_hidden_cells_change_no_bit(kernels: KernelLibrary, num_tokens: int, number: float) -> None:
     rng = np.random.default_rng(5)
     mask = rng.random((num_tokens, 530)) < 0.1
     case = attention(rng, Sequence(mask))
     other = Attention(case.q, case.keys.copy(), case.values.copy(), case.sequences)
     unseen = ~mask.any(axis=0)
     assert unseen.any()
-    other.keys[unseen] = 60000
-    other.values[unseen] = -60000
+    other.keys[unseen] = other.values[unseen] = number
     for name in each_instruction_set(kernels):
         first, second = (AttentionExecution(kernels, each).run() for each in (case, other))
         np.testing.assert_array_equal(first, second, err_msg=name)

@@ -86,16 +86,26 @@ def compare(arguments: argparse.Namespace) -> None:
         *powerserve_contestants(arguments.kernels, arguments.wheel),
         *(peer_contestant(folder) for folder in arguments.peer),
     ]
-    saved: dict[str, Any] = {"machine": asdict(describe_machine()), "models": {}}
+    found: dict[str, Any] = {"machine": asdict(describe_machine()), "models": {}}
+    save(arguments.json, found)  # better to fail now than after the measurements
     print_conditions(arguments)
     most_bytes = max(MEMORY_BYTES, *(model.matrix_bytes for model in models))
     with memory_reader(arguments.threads, most_bytes) as memory:
         for model in models:
             results = measure(model, contestants, memory, arguments)
             results.print_tables()
-            saved["models"][model.name] = asdict(results)
-            if arguments.json:
-                write_json(arguments.json, saved)
+            found["models"][model.name] = asdict(results)
+            save(arguments.json, found)
+
+
+def save(file: Path | None, found: Mapping[str, Any]) -> None:
+    """Write what was found so far to a file, if one is wanted."""
+    if file is None:
+        return
+    try:
+        write_json(file, found)
+    except OSError as error:
+        raise SystemExit(f"{file} cannot be written: {error.strerror}") from None
 
 
 def print_conditions(arguments: argparse.Namespace) -> None:

@@ -1,6 +1,6 @@
 """Instructions of our kernels by the weights they read: what they can reach at best.
 
-    python instructions.py [LIBRARY] [--columns 1,4,16,32] > instructions.md
+    python instructions.py [LIBRARY] [--columns 1,4,16] > instructions.md
 
 Counts a product of a matrix with so many columns, on one thread, for every instruction set that
 this processor has. See README.md.
@@ -17,14 +17,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 from flags import counts
 from rounds import say
 from single_step import count_instructions
 
+from powerserve.backend.ggml.kernels.bare_tensors import LINE, aligned_bytes, bare_tensor
 from powerserve.backend.ggml.kernels.library import Flag, KernelLibrary, LinearSpec
 from powerserve.backend.ggml.kernels.locate import kernel_library
-from powerserve.backend.ggml.library import Tensor
 from powerserve.cli.markdown import markdown_table
 from powerserve.core import dtypes
 from powerserve.core.dtypes import DType
@@ -33,12 +32,14 @@ from powerserve.core.errors import PowerServeError
 TYPES = (dtypes.Q4_0, dtypes.Q4_K, dtypes.Q6_K, dtypes.Q8_0)
 IN_FEATURES = 512
 ROWS = 32  # two panels, as tiles want them
-LINE = 64  # bytes, of a cache line and of the panels' alignment
 
 
 @dataclass(frozen=True, slots=True)
 class Product:
-    """A matrix of zeros times columns of zeros: numbers do not change the instructions."""
+    """A matrix of zeros times columns of zeros: numbers do not change the instructions.
+
+    Small, because each instruction takes microseconds to count.
+    """
 
     kernels: KernelLibrary
     dtype: DType
@@ -56,16 +57,15 @@ class Product:
         spec = LinearSpec(num_weights=1, in_features=IN_FEATURES)
         spec.types[0], spec.rows[0] = self.dtype.ggml_id, self.rows
         x = np.zeros((columns, IN_FEATURES), np.float32)
-        matrix = _aligned(self.packed_bytes)
+        matrix = aligned_bytes(self.packed_bytes)
         result = np.zeros((columns, self.rows), np.float32)
         if columns > kernels.max_unprepared():
             spec.flags = int(Flag.PREPARED)
-            x = _aligned(kernels.prepared_bytes(IN_FEATURES, columns))
-        tensors = [_tensor(array) for array in (result, x, matrix)]
-        tensors[0].src[0], tensors[0].src[1] = map(addressof, tensors[1:])
-        arguments = (addressof(tensors[0]), 0, 1, addressof(spec))
-        keep = (result, x, matrix, tensors, spec)
-        return lambda keep=keep: kernels.op_linear(*arguments)
+            x = aligned_bytes(kernels.prepared_bytes(IN_FEATURES, columns))
+        sources = [bare_tensor(x), bare_tensor(matrix)]
+        target = bare_tensor(result, *sources)
+        used = (x, matrix, result, sources)  # must live as long as the tensor
+        return lambda: used and kernels.op_linear(addressof(target), 0, 1, addressof(spec))
 
 
 def main() -> None:
@@ -88,8 +88,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--columns",
         type=counts,
-        default=(1, 4, 16, 32),
-        help="numbers of activation columns; default: 1,4,16,32",
+        default=(1, 4, 16),
+        help="numbers of activation columns; default: 1,4,16",
     )
     if sys.platform != "linux":
         parser.error("instructions are counted with Linux's ptrace")
@@ -125,23 +125,6 @@ def _per_line(kernels: KernelLibrary, dtype: DType, columns: int) -> float:
     small, large = (Product(kernels, dtype, rows, columns) for rows in (ROWS, 2 * ROWS))
     more = count_instructions(large.call()) - count_instructions(small.call())
     return more / (large.packed_bytes - small.packed_bytes) * LINE
-
-
-def _aligned(size: int) -> npt.NDArray[np.uint8]:
-    memory = np.zeros(size + LINE, np.uint8)
-    start = -memory.ctypes.data % LINE
-    return memory[start : start + size]
-
-
-def _tensor(array: npt.NDArray[np.float32] | npt.NDArray[np.uint8]) -> Tensor:
-    """A ggml tensor of an array's memory."""
-    tensor = Tensor(data=array.ctypes.data)
-    ne = [*array.shape[::-1], 1, 1, 1][:4]
-    stride = array.itemsize
-    for axis, size in enumerate(ne):
-        tensor.ne[axis], tensor.nb[axis] = size, stride
-        stride *= size
-    return tensor
 
 
 if __name__ == "__main__":

@@ -26,10 +26,15 @@ from powerserve.evaluate.scoring import StepSettings
 from powerserve.llm import locate_model
 from powerserve.speculative.options import SpeculationMode, SpeculationOptions
 
-PRODUCTS = ("MUL_MAT", "CUSTOM")  # of ggml, and of our own kernels
-ATTENTION = ("FLASH_ATTN_EXT", "SET_ROWS")  # the latter stores K and V
+MATRICES, REST = "matrices", "everything else"
+# Operations by what they are there for: ggml's, then our own, which fuse some of them.
+PARTS = {
+    **dict.fromkeys(("MUL_MAT", "PRODUCT"), MATRICES),
+    "PREPARE": "activations, prepared for them",
+    **dict.fromkeys(("ROPE", "SET_ROWS", "STORE"), "Q and K rotated, K and V stored"),
+    **dict.fromkeys(("FLASH_ATTN_EXT", "ATTENTION"), "attention"),
+}
 DEPTH = 64
-REST = "everything else"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,23 +45,18 @@ class Breakdown:
     profile: StepProfile
     matrix_bytes: Mapping[str, int]  # by role
 
-    def part_of(self, kind: OperationKind) -> str:
-        """What an operation is there for."""
-        if self.size_bytes(kind):
-            return "matrices"
-        if kind.operation == "CUSTOM":
-            return "activations, prepared for them"
-        return "attention" if kind.operation in ATTENTION else REST
-
     def size_bytes(self, kind: OperationKind) -> int:
-        """Of all the weights that operations of this kind multiply with; 0: of none."""
-        if kind.operation not in PRODUCTS:
-            return 0
-        return sum(self.matrix_bytes.get(role, 0) for role in kind.weight.split("+"))
+        """Of all the weights that operations of this kind multiply with."""
+        return sum(self.matrix_bytes[role] for role in kind.weight.split("+"))
 
     def seconds(self, part: str) -> float:
         """Of all operations that are there for `part`."""
-        return sum(kind.seconds for kind in self.profile.kinds if self.part_of(kind) == part)
+        return sum(kind.seconds for kind in self.profile.kinds if part_of(kind) == part)
+
+
+def part_of(kind: OperationKind) -> str:
+    """What an operation is there for."""
+    return PARTS.get(kind.operation, REST)
 
 
 def main() -> None:
@@ -124,8 +124,8 @@ def print_step(breakdowns: Sequence[Breakdown]) -> None:
 
 def _part_rows(breakdowns: Sequence[Breakdown]) -> Iterator[list[str]]:
     yield ["ms", *(KERNELS[each.kernels] for each in breakdowns)]
-    parts = dict.fromkeys(each.part_of(kind) for each in breakdowns for kind in each.profile.kinds)
-    for part in parts:
+    kinds = [kind for each in breakdowns for kind in each.profile.kinds]
+    for part in dict.fromkeys([*PARTS.values(), *map(part_of, kinds)]):
         yield [part, *(_share(each.seconds(part), each.profile.total_s) for each in breakdowns)]
     yield ["one by one", *(f"{1000 * each.profile.total_s:.2f}" for each in breakdowns)]
     steps = (f"{1000 * each.profile.fastest_step_s:.2f}" for each in breakdowns)
@@ -135,7 +135,8 @@ def _part_rows(breakdowns: Sequence[Breakdown]) -> Iterator[list[str]]:
 def _matrix_rows(breakdown: Breakdown) -> Iterator[list[str]]:
     yield [f"matrices, {KERNELS[breakdown.kernels]}", "count", "MB", "ms", "GB/s"]
     for kind in breakdown.profile.kinds:
-        if size_bytes := breakdown.size_bytes(kind):
+        if part_of(kind) == MATRICES:
+            size_bytes = breakdown.size_bytes(kind)
             yield [
                 kind.weight,
                 str(kind.count),

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 from subject import Subject, answer_questions
 
+from powerserve.backend.ggml.backend import GgmlModel
 from powerserve.cache.cells import CellPool
 from powerserve.core.errors import PowerServeError
 from powerserve.engine.loader import LoadOptions, load_engine
@@ -46,6 +47,8 @@ class PowerServe(Subject):
         self._depth = 0
         found = describe_kernels(loaded.backend)
         self.system = f"{found.origin} ggml {found.version}: {' '.join(found.features)}"
+        if isinstance(loaded.model, GgmlModel) and loaded.model.packing is not None:
+            self.system += f"; own kernels: {loaded.model.packing}"
 
     def prefill(self, num_tokens: int) -> list[float]:
         result = self._bench(BenchmarkPlan(prefill_tokens=num_tokens, decode_tokens=0, repeats=1))

@@ -104,6 +104,7 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "get_rows": (_P, [_P, _P, _P]),
     "set_rows": (_P, [_P, _P, _P, _P]),
     "cpy": (_P, [_P, _P, _P]),
+    "cont": (_P, [_P, _P]),
     "reshape_2d": (_P, [_P, _P, _I64, _I64]),
     "reshape_3d": (_P, [_P, _P, _I64, _I64, _I64]),
     "view_1d": (_P, [_P, _P, _I64, _SIZE]),

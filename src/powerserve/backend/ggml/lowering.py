@@ -118,14 +118,13 @@ class _Lowering:
                 # Appending each result at once keeps our order, which is the model's.
                 self._library.build_forward_expand(self._graph, tensor)
                 self._tensors[output] = tensor
-        observed = {name: self._tensors[value] for name, value in graph.observed.items()}
-        for tensor in observed.values():
-            self._library.set_output(tensor)
+        observed = {
+            name: self._readable(self._tensors[value]) for name, value in graph.observed.items()
+        }
         logits = None
         if self._shape.has_logits:
             assert graph.logits is not None
-            logits = self._tensors[graph.logits]
-            self._library.set_output(logits)
+            logits = self._readable(self._tensors[graph.logits])
         return LoweredGraph(
             self._context,
             self._graph,
@@ -135,6 +134,14 @@ class _Lowering:
             self._units,
             self._custom,
         )
+
+    def _readable(self, tensor: int) -> int:
+        """What is read after a step: copied if it lies among other things, which do not stay."""
+        if Tensor.from_address(tensor).view_src:
+            tensor = self._library.cont(self._context, tensor)
+            self._library.build_forward_expand(self._graph, tensor)
+        self._library.set_output(tensor)
+        return tensor
 
     def _lower_step(self, step: Step) -> list[int]:
         match step:

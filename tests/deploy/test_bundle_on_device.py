@@ -118,7 +118,8 @@ def test_smollm2_predicts_as_on_the_host(root: Path, smollm2: Path) -> None:
     path = root / DATA / "smollm2.gguf"
     path.symlink_to(f"/{DATA}/{smollm2.name}")
     shutil.copyfile(smollm2, root / DATA / smollm2.name)
-    assert device_nll(root, path, CPUS[2]) == pytest.approx(host_nll(smollm2), abs=0.02)
+    # Rounding activations to 8 bits moves so few tokens: the host's by 0.03 from exact arithmetic.
+    assert device_nll(root, path, CPUS[2]) == pytest.approx(host_nll(smollm2), abs=0.05)
 
 
 def device_nll(root: Path, model: Path, cpu: str) -> float:

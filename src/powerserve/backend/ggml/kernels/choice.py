@@ -7,22 +7,31 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
+from typing import NoReturn
 
 from powerserve.backend.base import WeightTensor
 from powerserve.backend.ggml.kernels.library import KernelLibrary
 from powerserve.backend.ggml.kernels.locate import kernel_library
 from powerserve.core.dtypes import DType
-from powerserve.core.errors import BackendError
+from powerserve.core.errors import BackendError, UsageError
 
 logger = logging.getLogger("powerserve.backend")
 
 
 class KernelChoice(StrEnum):
-    """What the user may say."""
+    """What the user may say.
+
+    Raises:
+        UsageError: the user said something else.
+    """
 
     AUTO = "auto"  # ours where they are there and measured to be faster
     GGML = "ggml"
     NATIVE = "native"  # ours wherever there are any
+
+    @classmethod
+    def _missing_(cls, value: object) -> NoReturn:
+        raise UsageError(f"there are no kernels {value!r}; choose from {', '.join(cls)}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from enum import IntFlag
 from pathlib import Path
 from typing import Any
 
+from powerserve.backend.ggml.kernels.whole_file import is_cut_off
 from powerserve.core.dtypes import DType
 from powerserve.core.errors import BackendError, UsageError
 
@@ -122,6 +123,8 @@ class KernelLibrary:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
+            if is_cut_off(path):
+                raise OSError("the file is not whole")
             self._handle = ctypes.CDLL(str(path))
             abi: int = self._handle.psk_abi()
         except (OSError, AttributeError) as error:

@@ -10,7 +10,7 @@ namespace psk {
 namespace {
 
 // Bytes ahead of the quants in use that are fetched into the first and second cache.
-constexpr int64_t NEAR = 512, FAR = 4096;
+constexpr int64_t NEAR = 1024, FAR = 4096;
 
 struct Sums {
     float scale, whole, half[2];  // the last three: scale times a sum of quants

@@ -20,8 +20,10 @@ def main(arguments: list[str]) -> int:
         if "--check" in arguments:
             from powerserve.backend.ggml.kernels.check_attention import check_attention
             from powerserve.backend.ggml.kernels.check_products import check_products
+            from powerserve.backend.ggml.kernels.check_storing import check_storing
 
             check_products(library)
+            check_storing(library)
             check_attention(library)
     except BackendError as error:
         print(error, file=sys.stderr)

@@ -9,6 +9,7 @@ import ctypes
 import os
 import re
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from powerserve.backend.ggml.build_process import BuildStep
 from powerserve.backend.ggml.kernels import build, locate
 from powerserve.backend.ggml.kernels.check_attention import check_attention
 from powerserve.backend.ggml.kernels.check_products import check_products
+from powerserve.backend.ggml.kernels.check_storing import check_storing
 from powerserve.backend.ggml.kernels.library import KernelLibrary
 from powerserve.backend.ggml.library import Tensor
 from powerserve.core.errors import BackendError
@@ -143,10 +145,26 @@ def test_sound_kernels_pass_the_trial(kernel_file: Path, kernels: KernelLibrary)
     assert found == tuple(kernels.instruction_sets)
 
 
-@pytest.mark.parametrize("operation", ["op_linear", "op_prepare", "pack", "op_attention"])
-def test_wrong_numbers_fail_the_trial(kernel_file: Path, operation: str) -> None:
-    """As if one bit in each thousand bytes that a function writes were another."""
+@pytest.fixture
+def library(kernel_file: Path) -> Iterator[KernelLibrary]:
+    """An object of its own, whose functions can be replaced."""
     library = KernelLibrary(kernel_file)
+    yield library
+    library.use(library.instruction_sets[0])  # for others, who share what is loaded
+
+
+TRIALS = {
+    "pack": check_products,
+    "op_prepare": check_products,
+    "op_linear": check_products,
+    "op_store": check_storing,
+    "op_attention": check_attention,
+}
+
+
+@pytest.mark.parametrize("operation", TRIALS)
+def test_wrong_numbers_fail_the_trial(library: KernelLibrary, operation: str) -> None:
+    """As if one bit in each thousand bytes that a function writes were another."""
     function = getattr(library, operation)
 
     def damaged(*arguments: Any) -> None:
@@ -161,9 +179,8 @@ def test_wrong_numbers_fail_the_trial(kernel_file: Path, operation: str) -> None
             byte.value ^= 0x40
 
     setattr(library, operation, damaged)
-    check = check_attention if operation == "op_attention" else check_products
     with pytest.raises(BackendError, match=r" of \d+ tokens with \S+ are off by"):
-        check(library)
+        TRIALS[operation](library)
 
 
 def test_a_crash_fails_the_trial(tmp_path: Path, kernel_file: Path) -> None:

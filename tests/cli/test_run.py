@@ -14,7 +14,8 @@ import pytest
 
 from command_line import ORIGINAL_RUN, PROGRAM, program, status_of, type_in
 from powerserve.backend.ggml import locate
-from powerserve.backend.ggml.backend import GgmlBackend
+from powerserve.backend.ggml.backend import GgmlBackend, GgmlOptions
+from powerserve.backend.ggml.kernels.choice import KernelChoice
 from powerserve.cli.build_offer import offer_native_build
 from powerserve.cli.terminal import visible
 from tiny_models import write_tiny_model
@@ -208,6 +209,8 @@ def prebuilt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> GgmlBackend:
     backend = object.__new__(GgmlBackend)
     library = SimpleNamespace(folder=locate.wheel_folder(), features=lambda: ["avx2"])
     monkeypatch.setattr(backend, "library", library, raising=False)
+    monkeypatch.setattr(backend, "options", GgmlOptions(), raising=False)
+    monkeypatch.setattr(backend, "kernels", object())
     return backend
 
 
@@ -226,5 +229,19 @@ def test_no_offer_where_a_build_would_not_help(
     offer_native_build(prebuilt)
     monkeypatch.setattr("powerserve.backend.ggml.cpu.cpu_flags", lambda: {"avx512f"})
     monkeypatch.setenv(locate.ENVIRONMENT_VARIABLE, "/somewhere")
+    monkeypatch.setattr(prebuilt, "kernels", None)
     offer_native_build(prebuilt)
     assert capsys.readouterr().err == ""
+
+
+def test_kernels_that_are_not_there_are_offered(
+    prebuilt: GgmlBackend, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("powerserve.backend.ggml.cpu.cpu_flags", lambda: {"avx2"})
+    monkeypatch.setattr(prebuilt, "kernels", None)
+    monkeypatch.setattr(prebuilt, "options", GgmlOptions(kernels=KernelChoice.GGML))
+    offer_native_build(prebuilt)
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(prebuilt, "options", GgmlOptions())
+    offer_native_build(prebuilt)
+    assert "own kernels are not compiled yet; `powerserve build-native`" in capsys.readouterr().err

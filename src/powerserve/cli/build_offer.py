@@ -4,33 +4,38 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from powerserve.backend.base import Backend
 from powerserve.backend.ggml import locate, native_build
 from powerserve.backend.ggml.backend import GgmlBackend
 from powerserve.backend.ggml.cpu import unused_features
+from powerserve.backend.ggml.kernels.choice import KernelChoice
 from powerserve.cli.statistics import info
 from powerserve.core.errors import BackendError
 
-OFFER = (
-    "this CPU can do more than the prebuilt library uses ({features}); "
-    "`powerserve build-native` makes one that uses it, in a few minutes"
-)
+OFFER = "{reasons}; `powerserve build-native` compiles for this machine, in a few minutes"
 
 
 def offer_native_build(backend: Backend) -> None:
     """Print the offer to standard error if a build is possible and would help, once a machine."""
-    if not isinstance(backend, GgmlBackend) or _marker().exists() or not _is_prebuilt(backend):
+    if not isinstance(backend, GgmlBackend) or _marker().exists():
         return
-    features = unused_features(backend.library.features())
-    if features and _has_compiler() and _mark():
-        info(OFFER.format(features=", ".join(features)), sys.stderr)
+    reasons = list(_reasons(backend))
+    if reasons and _has_compiler() and _mark():
+        info(OFFER.format(reasons=", and ".join(reasons)), sys.stderr)
 
 
-def _is_prebuilt(backend: GgmlBackend) -> bool:
-    chosen_by_user = bool(os.environ.get(locate.ENVIRONMENT_VARIABLE))
-    return not chosen_by_user and locate.origin_of(backend.library.folder) == "wheel"
+def _reasons(backend: GgmlBackend) -> Iterator[str]:
+    """What speaks for building; nothing where users chose their libraries themselves."""
+    if os.environ.get(locate.ENVIRONMENT_VARIABLE):
+        return
+    is_prebuilt = locate.origin_of(backend.library.folder) == "wheel"
+    if is_prebuilt and (features := unused_features(backend.library.features())):
+        yield f"this CPU can do more than the prebuilt library uses ({', '.join(features)})"
+    if backend.kernels is None and backend.options.kernels is not KernelChoice.GGML:
+        yield "PowerServe's own kernels are not compiled yet"
 
 
 def _has_compiler() -> bool:

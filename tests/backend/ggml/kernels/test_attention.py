@@ -46,7 +46,9 @@ def check(kernels: KernelLibrary, case: Attention, num_threads: int = 1) -> None
 
 
 @pytest.mark.parametrize("dim", [32, 64, 96, 128, 256])
-@pytest.mark.parametrize("heads", [(1, 1), (9, 3), (14, 2), (5, 1), (4, 4)], ids=str)
+@pytest.mark.parametrize(
+    "heads", [(1, 1), (4, 4), (4, 2), (9, 3), (5, 1), (6, 1), (14, 2), (9, 1), (16, 1)], ids=str
+)
 def test_heads_of_any_number_and_size(
     kernels: KernelLibrary, heads: tuple[int, int], dim: int
 ) -> None:
@@ -60,7 +62,7 @@ def test_heads_of_any_number_and_size(
 def test_any_number_of_tokens_and_cells(kernels: KernelLibrary, num_tokens: int) -> None:
     """Many cells of few tokens are divided between threads."""
     rng = np.random.default_rng(2)
-    for num_cells in (50, 63, 64, 65, 128, 511, 512, 1100):
+    for num_cells in (1, 31, 50, 63, 64, 65, 128, 511, 512, 1100, 2100):
         check(kernels, attention(rng, Sequence(causal(num_tokens, num_cells))), num_threads=2)
 
 

@@ -96,6 +96,8 @@ def compare(arguments: argparse.Namespace) -> None:
             results.print_tables()
             found["models"][model.name] = asdict(results)
             save(arguments.json, found)
+            if not results.samples.is_complete:
+                raise KeyboardInterrupt
 
 
 def save(file: Path | None, found: Mapping[str, Any]) -> None:

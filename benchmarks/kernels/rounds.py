@@ -27,6 +27,7 @@ class Samples:
     """Durations in seconds: by test and process, a list of rounds, each with every call."""
 
     seconds: dict[str, dict[str, list[list[float]]]] = field(default_factory=dict)
+    is_complete: bool = True  # else somebody has pressed Ctrl-C
 
     def add(self, test: str, process: str, durations_s: list[float]) -> None:
         """Note a turn."""
@@ -69,6 +70,7 @@ def take_turns(
                     say(f" {name} {1000 * samples.rounds_s(test.name, name)[-1]:.2f} ms;")
                 say("\n")
     except KeyboardInterrupt:
+        samples.is_complete = False
         say("\nstopped; here is what was measured\n")
     return samples
 

@@ -40,13 +40,9 @@ class Results:
         print(f"- weights that a step multiplies with: {self.matrix_bytes / 1e6:,.1f} MB")
         for name, system in self.systems.items():
             print(f"- {name}: {system}")
-        for rows in (
-            self._memory_rows(),
-            self._speed_rows(),
-            self._ratio_rows(),
-            self._curve_rows(),
-        ):
-            print("\n" + markdown_table(rows), flush=True)
+        for table in (self._memory_rows, self._speed_rows, self._ratio_rows, self._curve_rows):
+            if len(rows := list(table())) > 1:
+                print("\n" + markdown_table(rows), flush=True)
 
     def _memory_rows(self) -> Iterator[list[str]]:
         yield ["reading without computing", "MB", "GB/s"]

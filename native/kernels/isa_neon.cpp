@@ -64,7 +64,10 @@ bool is_always_there() { return true; }
 
 }  // namespace
 
-const Isa NEON{"neon", is_always_there, prepare<Neon>, multiply_neon, swiglu, attend<Neon>, rotate, to_half<Neon>, nullptr};
+const Isa NEON{
+    "neon", is_always_there, prepare<Neon>, multiply_neon, swiglu,
+    attend<Neon>, rotate, to_half<Neon>, nullptr,
+};
 
 }  // namespace psk
 #endif

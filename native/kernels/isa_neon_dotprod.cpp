@@ -12,7 +12,8 @@ PSK_TARGET("arch=armv8.2-a+dotprod")
 namespace psk {
 
 const Isa NEON_DOTPROD{
-    "neon-dotprod", has_dotprod, prepare<NeonDotprod>, multiply<NeonDotprod>, swiglu, attend<NeonDotprod>, rotate, to_half<NeonDotprod>, nullptr,
+    "neon-dotprod", has_dotprod, prepare<NeonDotprod>, multiply<NeonDotprod>, swiglu,
+    attend<NeonDotprod>, rotate, to_half<NeonDotprod>, nullptr,
 };
 
 }  // namespace psk

@@ -77,9 +77,20 @@ private:
     }
 };
 
+void multiply_i8mm(
+    int32_t type, const uint8_t * panel, int64_t in_features, const void * group, int64_t columns,
+    float * out) {
+    const auto kernel =
+        columns < NeonI8mm::MIN_COLUMNS ? NEON_DOTPROD.multiply : multiply<NeonI8mm>;
+    kernel(type, panel, in_features, group, columns, out);
+}
+
 }  // namespace
 
-const Isa NEON_I8MM{"neon-i8mm", has_i8mm, prepare<NeonI8mm>, multiply<NeonI8mm>, swiglu, attend<NeonI8mm>, rotate, to_half<NeonI8mm>, nullptr};
+const Isa NEON_I8MM{
+    "neon-i8mm", has_i8mm, prepare<NeonI8mm>, multiply_i8mm, swiglu,
+    attend<NeonI8mm>, rotate, to_half<NeonI8mm>, nullptr,
+};
 
 }  // namespace psk
 

@@ -242,19 +242,6 @@ inline float norm_factor(const float * x, float eps, int64_t n) {
     return float(1.0 / __builtin_sqrt(sum / double(n) + eps));
 }
 
-// 32 activations, normalised.
-inline void normalised_block(
-    const float * x, const float * norm, float factor, float (&values)[32]) {
-    for (int i = 0; i < 32; i++) values[i] = norm ? x[i] * factor * norm[i] : x[i];
-}
-
-// The nearest integer, ties to even, of what is at most 2²² away from zero.
-inline float nearest(float x) {
-    constexpr float MAGIC = 12582912.0f;  // 1.5 * 2²³: the last bit counts ones
-    volatile float no_reordering = MAGIC;
-    return (x + no_reordering) - no_reordering;
-}
-
 template <class Simd>
 void prepare(
     const float * x, const float * norm, float eps, int64_t in_features, void * group,
@@ -263,8 +250,12 @@ void prepare(
     int8_t * quants = quants_of(group) + 32 * column;
     auto * sums = const_cast<Sums *>(sums_of(group, in_features, columns)) + column;
     for (int64_t block = 0; block < in_features / BLOCK; block++) {
-        float values[32];
-        normalised_block(x + 32 * block, norm ? norm + 32 * block : nullptr, factor, values);
+        const float * values = x + 32 * block;
+        float normalised[32];
+        if (norm != nullptr) {
+            for (int i = 0; i < 32; i++) normalised[i] = values[i] * factor * norm[32 * block + i];
+            values = normalised;
+        }
         int32_t half[2];
         const float scale = Simd::quantise(values, quants, half);
         sums->scale = scale;

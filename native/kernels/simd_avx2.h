@@ -84,7 +84,7 @@ struct Avx2 {
     }
 
     // 32 values as int8 of the returned scale, and the sums of the first and second half.
-    static float quantise(const float (&values)[32], int8_t * quants, int32_t (&half)[2]) {
+    static float quantise(const float * values, int8_t * quants, int32_t (&half)[2]) {
         __m256 most = _mm256_setzero_ps();
         for (int i = 0; i < 32; i += 8) {
             const __m256 magnitude =

@@ -62,7 +62,7 @@ struct Avx512 {
     }
 
     // 32 values as int8 of the returned scale, and the sums of the first and second half.
-    static float quantise(const float (&values)[32], int8_t * quants, int32_t (&half)[2]) {
+    static float quantise(const float * values, int8_t * quants, int32_t (&half)[2]) {
         const __m512 a = _mm512_loadu_ps(values), b = _mm512_loadu_ps(values + 16);
         const float most = _mm512_reduce_max_ps(_mm512_max_ps(_mm512_abs_ps(a), _mm512_abs_ps(b)));
         const __m512 inverse = _mm512_set1_ps(most > 0 ? 127.0f / most : 0.0f);

@@ -50,7 +50,7 @@ struct NeonBase {
     }
 
     // 32 values as int8 of the returned scale, and the sums of the first and second half.
-    static float quantise(const float (&values)[32], int8_t * quants, int32_t (&half)[2]) {
+    static float quantise(const float * values, int8_t * quants, int32_t (&half)[2]) {
         float32x4_t most = vdupq_n_f32(0);
         for (int i = 0; i < 32; i += 4) most = vmaxq_f32(most, vabsq_f32(vld1q_f32(values + i)));
         const float largest = vmaxvq_f32(most);

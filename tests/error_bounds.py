@@ -32,8 +32,8 @@ class Bounded:
         """x / (1 + e⁻ˣ), with an exponential that is within 2 units in the last place."""
         value = _silu(self.value)
         moved = [np.abs(_silu(self.value + move) - value) for move in (-self.error, self.error)]
-        # e⁸⁸·⁴, the last that some kernels tell from infinity: of x · e⁻ˣ no more is left then.
-        lost = 88.4 * np.exp(-88.4)
+        # From 2^127.5 on, which is e^88.38, an exponential may count as infinite.
+        lost = 88.3 * np.exp(-88.3)
         return Bounded(value, np.maximum(*moved) + 8 * ROUNDING * np.abs(value) + lost)
 
     def select(self, columns: slice) -> Bounded:

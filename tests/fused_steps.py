@@ -25,6 +25,9 @@ def assert_sound(graph: Graph, steps: Sequence[Step]) -> None:
     assert known.issuperset(graph.observed.values())
     assert graph.logits in known
     assert sum(map(num_nodes, steps)) == len(graph.nodes)
+    for step in steps:
+        if isinstance(step, FusedLinear):  # kernels add a bias to each product or to none
+            assert len({linear.bias is None for linear in step.linears}) == 1
 
 
 def inputs_of(step: Step) -> list[Value]:

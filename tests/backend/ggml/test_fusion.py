@@ -148,7 +148,7 @@ def test_attention_takes_the_rotations_in(tmp_path: Path, architecture: str) -> 
         assert step.rope == maker[q].operation
 
 
-def test_rotations_that_differ_or_are_looked_at_stay(tmp_path: Path) -> None:
+def test_rotations_that_differ_or_are_needed_stay(tmp_path: Path) -> None:
     graph = graph_of(tmp_path, TinyModel(num_layers=1))
     (index,) = (i for i, node in enumerate(graph.nodes) if isinstance(node.operation, Attention))
     q, k, _ = graph.nodes[index].inputs
@@ -157,6 +157,9 @@ def test_rotations_that_differ_or_are_looked_at_stay(tmp_path: Path) -> None:
         assert ropes_in(fuse(graph, all_packed, with_attention=True)) == 2
     graph.observed = {}
     assert ropes_in(fuse(graph, all_packed, with_attention=True)) == 0
+    graph.add(k, k)
+    assert ropes_in(fuse(graph, all_packed, with_attention=True)) == 2
+    graph.nodes.pop()
     (place,) = (i for i, node in enumerate(graph.nodes) if node.output == k)
     rope = graph.nodes[place].operation
     assert isinstance(rope, Rope)
@@ -217,7 +220,49 @@ def graphs(draw: st.DrawFn) -> tuple[Graph, IsPacked]:
 @settings(max_examples=300)
 @given(graphs())
 def test_any_graph_means_the_same(case: tuple[Graph, IsPacked]) -> None:
-    graph, is_packed = case
+    assert_means_the_same(*case)
+
+
+def test_a_sum_of_products_takes_the_earlier_one_in() -> None:
+    graph = Graph()
+    x = table_rows(graph)
+    first = graph.linear(x, matrix("first.weight"))
+    second = graph.linear(graph.add(x, x), matrix("second.weight"))
+    graph.logits = graph.add(first, second)
+    assert fused(graph) == ["first", "second + residual"]
+    assert_means_the_same(graph, all_packed)
+
+
+def test_twice_a_product_is_no_sum_of_two() -> None:
+    graph = Graph()
+    x = table_rows(graph)
+    first, _ = (graph.linear(x, matrix(f"{name}.weight")) for name in ("first", "second"))
+    graph.logits = graph.add(first, first)
+    assert fused(graph) == ["first+second"]
+    assert_means_the_same(graph, all_packed)
+
+
+def test_gate_and_up_may_come_in_any_order() -> None:
+    graph = Graph()
+    x = table_rows(graph)
+    up, gate = (graph.linear(x, matrix(f"{name}.weight")) for name in ("up", "gate"))
+    graph.logits = graph.swiglu(gate, up)
+    assert fused(graph) == ["swiglu(gate+up)"]
+    assert_means_the_same(graph, all_packed)
+
+
+def test_products_with_and_without_bias_stay_apart() -> None:
+    graph = Graph()
+    x = table_rows(graph)
+    bias = Weight("bias", (FEATURES,))
+    graph.linear(x, matrix("a.weight"), bias)
+    graph.linear(x, matrix("b.weight"))
+    graph.logits = graph.linear(x, matrix("c.weight"), bias)
+    assert fused(graph) == ["a+c", "b"]
+
+
+def assert_means_the_same(graph: Graph, is_packed: IsPacked) -> None:
+    """The fused steps make the numbers that the nodes make."""
     steps = fuse(graph, is_packed)
     assert_sound(graph, steps)
     expected, found = evaluate(graph, graph.nodes), evaluate(graph, steps)

@@ -20,7 +20,16 @@ bool has_avx2() {
 }  // namespace
 
 const Isa AVX2{
-    "avx2", has_avx2, prepare<Avx2>, multiply_by_passes<Avx2>, swiglu, attend<Avx2>, rotate, to_half<Avx2>, nullptr, MAX_COLUMNS,
+    .name = "avx2",
+    .is_supported = has_avx2,
+    .prepare = prepare<Avx2>,
+    .multiply = multiply_by_passes<Avx2>,
+    .swiglu = swiglu,
+    .attend = attend<Avx2>,
+    .rotate = rotate,
+    .to_half = to_half<Avx2>,
+    .tiles = nullptr,
+    .max_columns = MAX_COLUMNS,
 };
 
 }  // namespace psk

@@ -40,8 +40,16 @@ bool has_avx_vnni() {
 }  // namespace
 
 const Isa AVX_VNNI{
-    "avx-vnni", has_avx_vnni, prepare<AvxVnni>, multiply_by_passes<AvxVnni>, swiglu, attend<AvxVnni>, rotate, to_half<AvxVnni>, nullptr,
-    MAX_COLUMNS,
+    .name = "avx-vnni",
+    .is_supported = has_avx_vnni,
+    .prepare = prepare<AvxVnni>,
+    .multiply = multiply_by_passes<AvxVnni>,
+    .swiglu = swiglu,
+    .attend = attend<AvxVnni>,
+    .rotate = rotate,
+    .to_half = to_half<AvxVnni>,
+    .tiles = nullptr,
+    .max_columns = MAX_COLUMNS,
 };
 
 }  // namespace psk

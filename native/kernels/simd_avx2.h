@@ -15,8 +15,9 @@ struct Avx2 {
     using Floats = __m256;
     static constexpr int LANES = 8, PARTS = 2;
     static constexpr int OFFSET_8 = 0;
-    // So many groups: a product of two features is at most 2 * 127 * (2^bits - 1).
-    template <int bits> static constexpr int RUN = bits == 4 ? 8 : bits == 5 ? 4 : bits == 6 ? 2 : 1;
+    // So many groups: two features add at most 2 * 127 * (2^bits - 1), signed 8 bits 2 * 127 * 128.
+    template <int bits>
+    static constexpr int RUN = bits == 4 ? 8 : bits == 5 ? 4 : bits == 6 ? 2 : 1;
 
     static Bytes load(const uint8_t * p) {
         return _mm256_loadu_si256(reinterpret_cast<const __m256i *>(p));
@@ -93,7 +94,9 @@ struct Avx2 {
         }
         const float largest = largest_of(most);
         const __m256 inverse = _mm256_set1_ps(largest > 0 ? 127.0f / largest : 0.0f);
-        for (int i = 0; i < 2; i++) half[i] = quantise_half(values + 16 * i, inverse, quants + 16 * i);
+        for (int i = 0; i < 2; i++) {
+            half[i] = quantise_half(values + 16 * i, inverse, quants + 16 * i);
+        }
         return largest / 127.0f;
     }
 
@@ -112,7 +115,8 @@ private:
             _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
         _mm_storeu_si128(reinterpret_cast<__m128i *>(quants), bytes);
         const __m256i pairs = _mm256_madd_epi16(words, _mm256_set1_epi16(1));
-        __m128i sum = _mm_add_epi32(_mm256_castsi256_si128(pairs), _mm256_extracti128_si256(pairs, 1));
+        __m128i sum =
+            _mm_add_epi32(_mm256_castsi256_si128(pairs), _mm256_extracti128_si256(pairs, 1));
         sum = _mm_add_epi32(sum, _mm_unpackhi_epi64(sum, sum));
         return _mm_cvtsi128_si32(sum) + _mm_extract_epi32(sum, 1);
     }

@@ -10,7 +10,7 @@ from pathlib import Path
 from powerserve.backend.ggml.locate import ENVIRONMENT_VARIABLE, wheel_folder
 
 sys.path.append(str(Path(__file__).parents[1]))  # what benchmarks share
-from line_process import LineProcess
+from line_process import LineProcess as LineProcess  # for the other modules here as well
 
 HERE = Path(__file__).parent
 KERNELS = {"native": "own kernels", "ggml": "ggml", "auto": "auto"}

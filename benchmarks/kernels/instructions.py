@@ -11,12 +11,13 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from ctypes import addressof
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from flags import counts
 from rounds import say
 from single_step import count_instructions
@@ -34,38 +35,36 @@ IN_FEATURES = 512
 ROWS = 32  # two panels, as tiles want them
 
 
-@dataclass(frozen=True, slots=True)
 class Product:
     """A matrix of zeros times columns of zeros: numbers do not change the instructions.
 
-    Small, because each instruction takes microseconds to count.
+    Small, because each instruction takes microseconds to count. The activations are prepared
+    beforehand where ggml's graph would have it so.
     """
 
-    kernels: KernelLibrary
-    dtype: DType
-    rows: int
-    columns: int
+    def __init__(self, kernels: KernelLibrary, dtype: DType, rows: int, columns: int) -> None:
+        self._kernels = kernels
+        self.packed_bytes = kernels.packed_size(dtype, (rows, IN_FEATURES))
+        self._spec = LinearSpec(num_weights=1, in_features=IN_FEATURES)
+        self._spec.types[0], self._spec.rows[0] = dtype.ggml_id, rows
+        arrays: list[npt.NDArray[Any]] = [
+            self._activations(columns),
+            aligned_bytes(self.packed_bytes),
+            np.zeros((columns, rows), np.float32),
+        ]
+        self._arrays = arrays  # the tensors' memory
+        self._sources = [bare_tensor(array) for array in arrays[:2]]
+        self._target = bare_tensor(arrays[2], *self._sources)
 
-    @property
-    def packed_bytes(self) -> int:
-        """Bytes of the matrix as the kernels read it."""
-        return self.kernels.packed_size(self.dtype, (self.rows, IN_FEATURES))
+    def __call__(self) -> None:
+        """Multiply, on this thread."""
+        self._kernels.op_linear(addressof(self._target), 0, 1, addressof(self._spec))
 
-    def call(self) -> Callable[[], object]:
-        """What multiplies, with the activations prepared where ggml's graph would have it so."""
-        kernels, columns = self.kernels, self.columns
-        spec = LinearSpec(num_weights=1, in_features=IN_FEATURES)
-        spec.types[0], spec.rows[0] = self.dtype.ggml_id, self.rows
-        x = np.zeros((columns, IN_FEATURES), np.float32)
-        matrix = aligned_bytes(self.packed_bytes)
-        result = np.zeros((columns, self.rows), np.float32)
-        if columns > kernels.max_unprepared():
-            spec.flags = int(Flag.PREPARED)
-            x = aligned_bytes(kernels.prepared_bytes(IN_FEATURES, columns))
-        sources = [bare_tensor(x), bare_tensor(matrix)]
-        target = bare_tensor(result, *sources)
-        used = (x, matrix, result, sources)  # must live as long as the tensor
-        return lambda: used and kernels.op_linear(addressof(target), 0, 1, addressof(spec))
+    def _activations(self, columns: int) -> npt.NDArray[Any]:
+        if columns <= self._kernels.max_unprepared():
+            return np.zeros((columns, IN_FEATURES), np.float32)
+        self._spec.flags = int(Flag.PREPARED)
+        return aligned_bytes(self._kernels.prepared_bytes(IN_FEATURES, columns))
 
 
 def main() -> None:
@@ -123,7 +122,7 @@ def _rows(kernels: KernelLibrary, columns: Sequence[int]) -> Iterator[list[str]]
 def _per_line(kernels: KernelLibrary, dtype: DType, columns: int) -> float:
     """What more rows cost more: the call itself and what is done with the columns fall away."""
     small, large = (Product(kernels, dtype, rows, columns) for rows in (ROWS, 2 * ROWS))
-    more = count_instructions(large.call()) - count_instructions(small.call())
+    more = count_instructions(large) - count_instructions(small)
     return more / (large.packed_bytes - small.packed_bytes) * LINE
 
 

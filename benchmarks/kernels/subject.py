@@ -43,7 +43,8 @@ class Subject(ABC):
         """As many steps as fit into the time, after one that is not counted."""
         self.begin_steps(depth)
         self.step(num_tokens)
-        start_s, durations_s = perf_counter(), []
+        start_s = perf_counter()
+        durations_s: list[float] = []
         while len(durations_s) < MIN_STEPS or perf_counter() - start_s < budget_s:
             durations_s.append(self.step(num_tokens))
         return durations_s

@@ -34,7 +34,7 @@ class Kernels:
     origin: str  # "native", "wheel", "environment"; empty for backends without a library
     version: str
     features: tuple[str, ...]  # CPU features it uses
-    own: tuple[str, ...] = ()  # instruction sets of our own kernels, best first, if they may be used
+    own: tuple[str, ...] = ()  # instruction sets of our own kernels, best first
 
 
 def describe_machine() -> Machine:

@@ -227,10 +227,8 @@ class GgmlLibrary:
         raise BackendError(f"the ggml libraries in {self.folder} have no function {name}")
 
     def _install_callbacks(self) -> None:
-        self._log = _LOG_CALLBACK(lambda _level, _text, _data: None)
-        self.function("ggml_log_set", None, [_LOG_CALLBACK, c_void_p])(self._log, None)
-        self._abort = _ABORT_CALLBACK(_report_abort)
-        self.function("ggml_set_abort_callback", c_void_p, [_ABORT_CALLBACK])(self._abort)
+        self.function("ggml_log_set", None, [_LOG_CALLBACK, c_void_p])(_KEEP_SILENT, None)
+        self.function("ggml_set_abort_callback", c_void_p, [_ABORT_CALLBACK])(_REPORT_ABORT)
 
     def _check_layout(self) -> None:
         """Read a new tensor back through our structure: a wrong layout would corrupt memory."""
@@ -270,3 +268,8 @@ def _report_abort(message: bytes) -> None:
     text = message.decode(errors="replace").strip()
     os.write(2, f"powerserve: internal error in ggml: {text}\n".encode())
     os._exit(70)
+
+
+# ggml has one of each for the whole process, so they must outlive every GgmlLibrary.
+_KEEP_SILENT = _LOG_CALLBACK(lambda _level, _text, _data: None)
+_REPORT_ABORT = _ABORT_CALLBACK(_report_abort)

@@ -114,7 +114,7 @@ template <class Simd, int HEADS> struct TokenAttention {
             finish_head(
                 task, mixed[h], largest[h], sum[h],
                 task.out + token * task.out_token_stride + head * task.head_dim,
-                task.sums_of(token * task.num_heads + head));
+                sums_of(task, token * task.num_heads + head));
         }
     }
 };

@@ -307,7 +307,7 @@ void attend_tiles(const Attention & task, void * scratch) {
         const int64_t token = row / task.num_heads, head = row % task.num_heads;
         finish_head(
             task, memory.mixed + row * task.head_dim, memory.largest[row], memory.sum[row],
-            task.out + token * task.out_token_stride + head * task.head_dim, task.sums_of(row));
+            task.out + token * task.out_token_stride + head * task.head_dim, sums_of(task, row));
     }
 }
 

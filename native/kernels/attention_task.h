@@ -24,9 +24,13 @@ struct Attention {
     // Null, or [tokens][heads][2]: the largest score and the sum of weights go here, and `out` is
     // not divided by the sum, so that results of several ranges of cells can be put together.
     float * sums;
-
-    float * sums_of(int64_t row) const { return sums == nullptr ? nullptr : sums + 2 * row; }
 };
+
+namespace {  // files for several instruction sets include this: no function may be shared by name
+
+inline float * sums_of(const Attention & task, int64_t row) {
+    return task.sums == nullptr ? nullptr : task.sums + 2 * row;
+}
 
 inline void finish_head(
     const Attention & task, const float * mixed, float largest, float sum, float * out,
@@ -40,4 +44,5 @@ inline void finish_head(
     for (int64_t i = 0; i < task.head_dim; i++) out[i] = mixed[i] * factor;
 }
 
+}  // namespace
 }  // namespace psk

@@ -46,7 +46,9 @@ const char * psk_get_instruction_sets() {
     static const std::string names = [] {
         std::string text;
         for (const Isa * const * each = ALL_ISAS; *each != nullptr; each++) {
-            if ((*each)->is_supported()) text += (text.empty() ? "" : " ") + std::string((*each)->name);
+            if (!(*each)->is_supported()) continue;
+            if (!text.empty()) text += ' ';
+            text += (*each)->name;
         }
         return text;
     }();

@@ -20,6 +20,7 @@
 #include <cstdint>
 
 namespace psk {
+namespace {  // files for several instruction sets include this: nothing may be shared by name
 
 constexpr int64_t PANEL_ROWS = 16;
 constexpr int64_t BLOCK = 32;       // features
@@ -98,4 +99,5 @@ inline void unpack_k4(const uint8_t * lines, uint8_t * numbers) {
     }
 }
 
+}  // namespace
 }  // namespace psk

@@ -13,6 +13,7 @@ import pytest
 
 from command_line import status_of
 from powerserve import LLM, LoadOptions
+from powerserve.backend.ggml import locate as ggml_locate
 from powerserve.backend.ggml.backend import GgmlBackend, GgmlModel, GgmlOptions
 from powerserve.backend.ggml.kernels import measurement
 from powerserve.backend.ggml.kernels.choice import KernelChoice
@@ -32,7 +33,8 @@ FAST, SLOW = (0.001, 0.01), (0.002, 0.02)  # seconds of 1 and of 64 tokens
 
 @pytest.fixture(autouse=True)
 def timings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder of timings in an empty cache."""
+    """The folder of timings in an empty cache; ggml is that of all tests."""
+    monkeypatch.setenv(ggml_locate.ENVIRONMENT_VARIABLE, str(ggml_locate.library_folder()))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.delenv(ENVIRONMENT_VARIABLE, raising=False)
     return tmp_path / "cache" / "powerserve" / "kernel-timings"

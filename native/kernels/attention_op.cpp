@@ -168,7 +168,7 @@ void psk_op_attention(ggml_tensor * dst, int, int nth, void * user_data) {
     const Tiles * tiles = current_isa()->tiles;
     alignas(64) uint8_t tile_state[TILE_STATE_BYTES];
     if (tiles != nullptr) tiles->begin(tile_state);
-    Chunks chunks(spec.next_chunk, spec.num_done, step.num_items(), 1, nth);
+    Chunks chunks(spec.next_item, spec.num_done, step.num_items(), ChunkSize{1, 1}, nth);
     for (int64_t first, last; chunks.take(first, last);) {
         int32_t slice = 0;
         float * parts = step.out() + num_tokens(spec) * step.width;

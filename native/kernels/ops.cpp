@@ -13,7 +13,6 @@ namespace {
 
 constexpr int64_t MAX_UNPREPARED = 4;
 constexpr int64_t TILE_TOKENS = 16;
-constexpr int64_t CHUNKS_PER_THREAD = 6;
 constexpr size_t CACHED_BYTES = 1 << 18;  // of packed weights, before columns are read again
 constexpr size_t TILED_BYTES = 1 << 19;  // of widened weights that a thread works with
 
@@ -224,13 +223,11 @@ void multiply_tiled(
     }
 }
 
-int64_t chunk_size(const Linear & linear, const Tiles * tiles, int nth) {
-    const int64_t fair = ceil_div(linear.num_items(), CHUNKS_PER_THREAD * nth);
-    if (tiles == nullptr) return fair;
+// Items are panels; tiles multiply two at once, and widened they have to fit the cache.
+ChunkSize chunk_size(const Linear & linear, const Tiles * tiles) {
+    if (tiles == nullptr) return {1, linear.num_items()};
     const int64_t per_item = linear.spec.in_features * PANEL_ROWS * 2 * (linear.is_swiglu() ? 2 : 1);
-    const int64_t even = (fair + 1) / 2 * 2;
-    const int64_t most = int64_t(TILED_BYTES) / per_item / 2 * 2;
-    return min(even, most < 2 ? 2 : most);
+    return {2, max(2, int64_t(TILED_BYTES) / per_item / 2 * 2)};
 }
 
 }  // namespace
@@ -269,7 +266,7 @@ void psk_op_linear(ggml_tensor * dst, int, int nth, void * user_data) {
         x = memory;
     }
     const Groups groups(tokens, spec.in_features);
-    Chunks chunks(spec.next_chunk, spec.num_done, linear.num_items(), chunk_size(linear, tiles, nth), nth);
+    Chunks chunks(spec.next_item, spec.num_done, linear.num_items(), chunk_size(linear, tiles), nth);
     alignas(64) uint8_t tile_state[TILE_STATE_BYTES];
     if (tiles != nullptr) tiles->begin(tile_state);
     for (int64_t first, last; chunks.take(first, last);) {

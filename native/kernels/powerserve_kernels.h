@@ -16,7 +16,7 @@
 #define PSK_API extern "C" __attribute__((visibility("default")))
 #endif
 
-enum { PSK_ABI = 3, PSK_MAX_WEIGHTS = 3 };
+enum { PSK_ABI = 4, PSK_MAX_WEIGHTS = 3 };
 
 // Flags of PskLinear, in the order in which the operation's sources follow x.
 enum {
@@ -36,8 +36,8 @@ struct PskLinear {
     float eps;                       // of the norm
     int64_t in_features;             // K
     int64_t rows[PSK_MAX_WEIGHTS];
-    int64_t next_chunk;  // private: work that no thread has taken; zero between operations
-    int64_t num_done;    // private
+    int64_t next_item;  // private: work that no thread has taken; zero between operations
+    int64_t num_done;   // private
 };
 
 PSK_API int32_t psk_abi(void);
@@ -97,7 +97,7 @@ struct PskAttention {
     const PskSlice * slices;
     int64_t head_dim, num_heads, num_kv_heads;
     int32_t * num_finished;  // private: [tokens of all slices][num_kv_heads], zero between operations
-    int64_t next_chunk;      // private, zero between operations
+    int64_t next_item;       // private, zero between operations
     int64_t num_done;        // private
 };
 

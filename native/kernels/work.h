@@ -41,16 +41,29 @@ private:
     size_t size_ = 0;
 };
 
-// Chunks of an operation's items, each for the thread that asks first. The two counters belong to
-// the operation and are zero between its executions.
+// How many of `left` items a thread takes at once: large pieces first, so that memory is read in
+// long runs, and small ones in the end, so that no thread waits long for another.
+struct ChunkSize {
+    int64_t step, most;  // a multiple of `step`, at most `most`
+
+    int64_t of(int64_t left, int nth) const {
+        return min(most, ceil_div(max(1, left / (2 * nth)), step) * step);
+    }
+};
+
+// An operation's items, for the threads as they ask for them. The two counters belong to the
+// operation and are zero between its executions.
 class Chunks {
 public:
-    Chunks(int64_t & next, int64_t & done, int64_t items, int64_t chunk, int nth)
-        : next_(next), done_(done), items_(items), chunk_(chunk), nth_(nth) {}
+    Chunks(int64_t & next, int64_t & done, int64_t items, ChunkSize size, int nth)
+        : next_(next), done_(done), items_(items), size_(size), nth_(nth) {}
     bool take(int64_t & first, int64_t & last) {
-        first = next_.fetch_add(1, std::memory_order_relaxed) * chunk_;
-        last = min(items_, first + chunk_);
-        return first < items_;
+        first = next_.load(std::memory_order_relaxed);
+        do {
+            if (first >= items_) return false;
+            last = min(items_, first + size_.of(items_ - first, nth_));
+        } while (!next_.compare_exchange_weak(first, last, std::memory_order_relaxed));
+        return true;
     }
     // The last thread to call makes the operation ready for its next execution.
     void leave() {
@@ -62,7 +75,8 @@ public:
 
 private:
     std::atomic_ref<int64_t> next_, done_;
-    int64_t items_, chunk_;
+    int64_t items_;
+    ChunkSize size_;
     int nth_;
 };
 

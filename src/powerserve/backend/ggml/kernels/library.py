@@ -16,7 +16,7 @@ from powerserve.backend.ggml.kernels.whole_file import is_cut_off
 from powerserve.core.dtypes import DType
 from powerserve.core.errors import BackendError, UsageError
 
-ABI = 3
+ABI = 4
 MAX_WEIGHTS = 3
 PANEL_ROWS = 16  # rows of a weight that are packed together
 
@@ -41,7 +41,7 @@ class LinearSpec(ctypes.Structure):
         ("eps", c_float),
         ("in_features", c_int64),
         ("rows", c_int64 * MAX_WEIGHTS),
-        ("next_chunk", c_int64),
+        ("next_item", c_int64),
         ("num_done", c_int64),
     )
 
@@ -75,7 +75,7 @@ class AttentionSpec(ctypes.Structure):
         ("num_heads", c_int64),
         ("num_kv_heads", c_int64),
         ("num_finished", ctypes.POINTER(c_int32)),
-        ("next_chunk", c_int64),
+        ("next_item", c_int64),
         ("num_done", c_int64),
     )
 

@@ -15,7 +15,10 @@ from powerserve.backend.ggml.kernels.choice import KernelChoice
 from powerserve.cli.statistics import info
 from powerserve.core.errors import BackendError
 
-OFFER = "{reasons}; `powerserve build-native` compiles for this machine, in a few minutes"
+OFFER = (
+    "{reasons}; `powerserve build-native` compiles for this machine, in a few minutes "
+    "(`--only kernels` in seconds, for most of the gain)"
+)
 
 
 def offer_native_build(backend: Backend) -> None:

@@ -103,7 +103,8 @@ def check_prompt(choice: openai.types.CompletionChoice, logprobs: list[float]) -
     count = len(logprobs) + 1
     assert "".join(found.tokens[:count]) == TEXT
     assert found.token_logprobs[0] is None and found.top_logprobs[0] is None
-    assert found.token_logprobs[1:count] == pytest.approx(logprobs, abs=0.05)
+    # Steps of other sizes may round activations otherwise; neighbours differ by much more.
+    assert found.token_logprobs[1:count] == pytest.approx(logprobs, abs=0.2)
     for offset, token in zip(found.text_offset[:count], found.tokens, strict=False):
         assert choice.text[offset : offset + len(token)] == token
 

@@ -11,12 +11,16 @@ namespace {
 
 constexpr int64_t CELLS_PER_PART = 256;  // of the cells that few tokens look at
 constexpr int64_t MAX_PARTS = 8;
-constexpr int64_t FEW_TOKENS = 4;      // whose cells are divided between threads
-constexpr int64_t MIN_TILE_ROWS = 8;   // query rows from which tiles are worth it
+// From so many tokens on tiles are used, which round to bfloat16. Fewer are computed one by one and
+// as a single token would be: to the last bit, so that guessing ahead changes nothing.
+constexpr int64_t MIN_TILE_TOKENS = 24;
+constexpr int64_t FEW_TOKENS = 4;  // of a block, where tokens are computed one by one
 constexpr int64_t MAX_TILE_ROWS = 128;
 constexpr int64_t MAX_HEADS_PER_KV = 64;
 
 thread_local Scratch tile_memory;
+
+bool is_for_tiles(const PskSlice & slice) { return slice.num_tokens >= MIN_TILE_TOKENS; }
 
 // How a slice's work is cut into items: by its tokens, heads and, if it has few tokens, its cells.
 // Nothing depends on the number of threads, so that results do not either.
@@ -24,11 +28,9 @@ struct Cut {
     int64_t tokens, blocks, parts;  // tokens: of a block
 
     Cut(const PskSlice & slice, int64_t heads_per_kv) {
-        tokens = max(1, min(slice.num_tokens, MAX_TILE_ROWS / heads_per_kv));
-        parts = 1;
-        if (slice.num_tokens <= FEW_TOKENS) {
-            parts = max(1, min(MAX_PARTS, slice.num_cells / CELLS_PER_PART));
-        }
+        const bool few = !is_for_tiles(slice);
+        tokens = min(slice.num_tokens, few ? FEW_TOKENS : max(1, MAX_TILE_ROWS / heads_per_kv));
+        parts = few ? max(1, min(MAX_PARTS, slice.num_cells / CELLS_PER_PART)) : 1;
         blocks = ceil_div(slice.num_tokens, tokens);
     }
 };
@@ -98,7 +100,7 @@ void combine(
 }
 
 void attend(const Attention & task, const Tiles * tiles) {
-    if (tiles != nullptr && task.num_tokens * task.num_heads >= MIN_TILE_ROWS) {
+    if (tiles != nullptr) {
         tiles->attend(task, tile_memory.get(tiles->attend_bytes(task)));
     } else {
         current_isa()->attend(task);
@@ -109,6 +111,7 @@ void attend(const Attention & task, const Tiles * tiles) {
 void compute(
     const Step & step, const PskSlice & slice, int64_t index, float * parts, const Tiles * tiles) {
     const PskAttention & spec = step.spec;
+    if (!is_for_tiles(slice)) tiles = nullptr;
     const Cut cut(slice, step.heads_per_kv);
     const int64_t kv_head = index % spec.num_kv_heads, rest = index / spec.num_kv_heads;
     const int64_t part = rest % cut.parts, first = rest / cut.parts * cut.tokens;
@@ -128,18 +131,19 @@ void compute(
     if (cut.parts == 1) return attend(task, tiles);
     const int64_t per_part = slice.num_tokens * spec.num_heads;
     float sums[FEW_TOKENS * MAX_HEADS_PER_KV * 2];  // as `attend` orders them
-    task.out = parts + (part * per_part + head) * spec.head_dim;
+    const int64_t place = first * spec.num_heads + head;  // of the block's first result in its part
+    task.out = parts + (part * per_part + place) * spec.head_dim;
     task.sums = sums;
     attend(task, tiles);
-    float * all = parts + cut.parts * per_part * spec.head_dim + 2 * part * per_part;
+    float * all = parts + cut.parts * per_part * spec.head_dim + 2 * (part * per_part + place);
     for (int64_t row = 0; row < task.num_tokens * task.num_heads; row++) {
-        const int64_t place = row / task.num_heads * spec.num_heads + head + row % task.num_heads;
-        all[2 * place] = sums[2 * row];
-        all[2 * place + 1] = sums[2 * row + 1];
+        float * own = all + 2 * (row / task.num_heads * spec.num_heads + row % task.num_heads);
+        own[0] = sums[2 * row];
+        own[1] = sums[2 * row + 1];
     }
     std::atomic_ref<int32_t> finished(
         spec.num_finished[slice.first_token * spec.num_kv_heads + kv_head]);
-    if (finished.fetch_add(1, std::memory_order_acq_rel) + 1 == cut.parts) {
+    if (finished.fetch_add(1, std::memory_order_acq_rel) + 1 == cut.parts * cut.blocks) {
         finished.store(0);
         combine(step, cut, slice, kv_head, parts);
     }

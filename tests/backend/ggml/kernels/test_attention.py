@@ -94,7 +94,7 @@ def test_a_token_that_sees_nothing_gets_nothing(kernels: KernelLibrary) -> None:
 
 
 @pytest.mark.parametrize("number", [-60000, np.inf, np.nan], ids=str)
-@pytest.mark.parametrize("num_tokens", [1, 4, 24])
+@pytest.mark.parametrize("num_tokens", [1, 4, 32])
 def test_hidden_cells_change_no_bit(kernels: KernelLibrary, num_tokens: int, number: float) -> None:
     rng = np.random.default_rng(5)
     mask = rng.random((num_tokens, 530)) < 0.1
@@ -108,7 +108,7 @@ def test_hidden_cells_change_no_bit(kernels: KernelLibrary, num_tokens: int, num
         np.testing.assert_array_equal(first, second, err_msg=name)
 
 
-@pytest.mark.parametrize("num_tokens", [1, 4, 24])
+@pytest.mark.parametrize("num_tokens", [1, 4, 32])
 def test_scores_of_any_size(kernels: KernelLibrary, num_tokens: int) -> None:
     """Large ones choose a cell, and those that came before it vanish; of zeros all count alike."""
     rng = np.random.default_rng(6)
@@ -118,7 +118,7 @@ def test_scores_of_any_size(kernels: KernelLibrary, num_tokens: int) -> None:
         check(kernels, Attention(q, plain.keys, plain.values, plain.sequences))
 
 
-@pytest.mark.parametrize("num_tokens", [1, 4, 24])
+@pytest.mark.parametrize("num_tokens", [1, 4, 32])
 def test_threads_and_repetitions_change_no_bit(kernels: KernelLibrary, num_tokens: int) -> None:
     rng = np.random.default_rng(7)
     sequences = (Sequence(causal(num_tokens, 600)), Sequence(causal(1, 900)))
@@ -134,7 +134,7 @@ def test_threads_and_repetitions_change_no_bit(kernels: KernelLibrary, num_token
 @pytest.mark.parametrize("value", [np.nan, np.inf, 3e38], ids=str)
 def test_a_broken_query_stays_alone(kernels: KernelLibrary, value: float) -> None:
     rng = np.random.default_rng(8)
-    for num_tokens, num_cells in [(4, 600), (24, 100)]:
+    for num_tokens, num_cells in [(4, 600), (32, 100)]:
         case = attention(rng, Sequence(causal(num_tokens, num_cells)))
         q = case.q.copy()
         q[2, 1, 5] = value

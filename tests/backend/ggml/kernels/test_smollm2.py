@@ -84,3 +84,12 @@ def test_answers_make_sense(native: LLM) -> None:
     capital, numbers = native.generate_all([CAPITAL, counting], GREEDY)
     assert capital.text.startswith(" Paris")
     assert numbers.text.startswith(" 1, 2, 3, 4, 1, 2, 3, 4")
+
+
+@pytest.mark.parametrize("batch_size", [2, 7, 23])
+def test_small_steps_give_the_numbers_of_single_tokens(
+    native: LLM, golden: dict[str, list[float]], batch_size: int
+) -> None:
+    """To the last bit, so that verifying guesses changes nothing."""
+    tokens = [int(token) for token in golden["tokens"][:96]]
+    assert (nll_of(native, tokens, batch_size) == nll_of(native, tokens, 1)).all()

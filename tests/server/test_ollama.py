@@ -109,7 +109,6 @@ def test_the_asynchronous_client(server: ServerProcess) -> None:
 
 def test_streams_are_lines_unless_refused(http: httpx.Client) -> None:
     body = {"model": MODEL, "prompt": "Hello", "options": SHORT}
-    http.post("/api/generate", json=body)  # both others find the prompt computed
     reply = http.post("/api/generate", json=body)
     assert reply.headers["content-type"] == "application/x-ndjson"
     lines = [json.loads(line) for line in reply.text.splitlines()]

@@ -14,7 +14,7 @@ _MORE_THREADS = 8  # worker pools fill up with use, to a size that is fixed
 _MORE_FILES = 4  # what libraries open at first use
 _SETTLED_S = 300.0  # until then caches, compiled graphs and what allocators keep still grow
 _MORE_BYTES_SETTLED = 96 << 20  # what allocators keep of memory that was freed
-_MORE_BYTES_SETTLING = 512 << 20  # what only a gross leak exceeds
+_MORE_BYTES_SETTLING = 256 << 20  # what only a gross leak exceeds
 _NUM_ROWS = 12  # of the table of memory over time
 
 

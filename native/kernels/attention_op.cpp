@@ -11,9 +11,6 @@ namespace {
 
 constexpr int64_t CELLS_PER_PART = 256;  // of the cells that few tokens look at
 constexpr int64_t MAX_PARTS = 8;
-// From so many tokens on tiles are used, which round to bfloat16. Fewer are computed one by one and
-// as a single token would be, to the last bit: a step that verifies guesses gives the same numbers.
-constexpr int64_t MIN_TILE_TOKENS = 25;
 constexpr int64_t FEW_TOKENS = 4;  // of a block, where tokens are computed one by one
 constexpr int64_t MAX_TILE_ROWS = 128;
 constexpr int64_t MAX_HEADS_PER_KV = 64;

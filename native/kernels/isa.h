@@ -42,11 +42,13 @@ struct Isa {
 };
 
 constexpr int TILE_STATE_BYTES = 64;
+// From so many tokens on tiles are used, which round to bfloat16. Fewer give the numbers that each
+// would give alone, to the last bit: a step that verifies guesses is such a step.
+constexpr int64_t MIN_TILE_TOKENS = 25;
 
 // For many columns: matrix units that multiply bfloat16 tiles of 16 x 32.
 // Activations lie as [ceil(T / 16)][K / 32][16 tokens][32] bfloat16, padded with zeros.
 struct Tiles {
-    int64_t min_columns;  // from which they are worth it
     // Up to 16 tokens, `stride` floats apart, normalised if there is a norm.
     void (*prepare)(
         const float * x, int64_t stride, int64_t tokens, const float * norm, float eps,

@@ -36,8 +36,7 @@ struct Groups {
 };
 
 const Tiles * tiles_for(int64_t tokens) {
-    const Tiles * tiles = current_isa()->tiles;
-    return tiles != nullptr && tokens >= tiles->min_columns ? tiles : nullptr;
+    return tokens >= MIN_TILE_TOKENS ? current_isa()->tiles : nullptr;
 }
 
 int64_t tile_group_bytes(int64_t in_features) { return in_features * TILE_TOKENS * 2; }

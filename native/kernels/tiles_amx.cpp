@@ -164,7 +164,7 @@ bool has_amx_bf16() {
     return __builtin_cpu_supports("avx512bf16") && is_permitted();
 }
 
-const Tiles AMX_TILES{25, prepare_tiles, widen, begin, end, multiply_tiles,
+const Tiles AMX_TILES{prepare_tiles, widen, begin, end, multiply_tiles,
                       attend_tiles_bytes, attend_tiles};
 
 }  // namespace psk
